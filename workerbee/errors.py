@@ -1,5 +1,7 @@
 """What workerbee raises, under one root."""
 
+# ruff: noqa: N818 - each name says what is wrong; a suffix would say it is an error, which it is anyway
+
 from __future__ import annotations
 
 

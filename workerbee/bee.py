@@ -1,0 +1,215 @@
+"""A bee: claims a job, runs it, says what became of it, and again."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Protocol
+
+from workerbee.board import Board, Phase
+from workerbee.job import Charge, Claim, Failure, Job, JobFunction, Kind, Limits, Outcome, State
+from workerbee.session import Session
+from workerbee.store import Store
+from workerbee.text import storable
+
+MESSAGE_LIMIT = 4_000  # characters of a failure record
+STACK_LIMIT = 16_000
+
+
+class Interrupted(BaseException):
+    """Raised inside a job, or a pause, by whoever stops the bee at once: no outcome of the job."""
+
+
+class Witness(Protocol):
+    """Who is told what a bee does."""
+
+    def claimed(self, job: Job) -> None:
+        """The job starts now."""
+
+    def completed(self, job: Job) -> None:
+        """Its function returned."""
+
+    def charged(self, charge: Charge) -> None:
+        """Its attempt failed, and has been recorded."""
+
+
+class Bee:
+    """Works for a jobset, in the process that `run()` is called in, until nothing is pending.
+
+    What it does stands in slot `index` of the board, so that nothing is lost when it dies; `read_log` gives what
+    the running job has written to the bee's log.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        board: Board,
+        index: int,
+        function: JobFunction,
+        limits: Limits,
+        witness: Witness,
+        *,
+        most_jobs: int | None = None,
+        read_log: Callable[[], str] = str,
+    ) -> None:
+        self._session = session
+        self._header = board.header
+        self._slot = board.slots[index]
+        self._function = function
+        self._limits = limits
+        self._witness = witness
+        self._most_jobs = most_jobs
+        self._read_log = read_log
+        self._pid = os.getpid()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Claim no more after the running job; safe to call from a signal handler."""
+        self._stopped = True
+
+    def run(self) -> Phase:
+        """Claim and run jobs; returns why there are no more to come: NO_WORK, SPENT or STOPPED."""
+        self._register()
+        while True:
+            reason = self._reason_to_end()
+            if reason is None and not self._advance():
+                reason = Phase.NO_WORK
+            if reason is not None:
+                self._settle([], drop=True)
+                return reason
+            for job in self._claim.jobs:
+                failure = self._perform(job)
+                if failure is not None:
+                    self._settle([failure], drop=False)
+                    break
+
+    def _register(self) -> None:
+        self._hold(self._session.call(lambda store: store.add_bee(self._header.node, self._pid)))
+
+    def _hold(self, claim: Claim) -> None:
+        """Work on `claim` from now on, and let the board say so."""
+        self._claim = claim
+        self._done: dict[int, float] = {}
+        slot = self._slot
+        slot.pos = 0
+        slot.lo = claim.jobs[0].pos if claim.jobs else 0
+        slot.size = len(claim.jobs)
+        for i in range(slot.size):
+            slot.done[i] = -1.0
+        # Last: until then the board speaks of the claim before, which is settled.
+        slot.number = claim.number
+        slot.bee = claim.bee
+
+    def _advance(self) -> bool:
+        """Settle what is done and hold the next claim; False when nothing is pending."""
+        while self._reason_to_end() is None:
+            following, pending = self._session.call(self._settle_and_claim, again=self._read_back)
+            if following is None:
+                # Our node was taken for dead, and the claim was given away: our word counts no more.
+                self._register()
+                continue
+            self._slot.completed += len(self._done)
+            self._hold(following)
+            if following.jobs or not pending:
+                return bool(following.jobs)
+            # Others hold the very rows that are left. They will be through in a moment.
+            time.sleep(random.uniform(0, 0.01))
+        return True
+
+    def _settle_and_claim(self, store: Store) -> tuple[Claim | None, bool]:
+        return store.settle_and_claim(self._claim, self._done, 1, self._header.node)
+
+    def _read_back(self, store: Store) -> tuple[Claim | None, bool]:
+        # The connection broke after the statement was sent: the claim's number tells whether it was committed.
+        current = store.find_claim(self._claim.bee)
+        if current is not None and current.number == self._claim.number:
+            return self._settle_and_claim(store)
+        return current, True
+
+    def _settle(self, failures: list[Outcome], *, drop: bool) -> None:
+        """Settle what is done and what failed, and give the rest of the claim back."""
+        claim = self._claim
+        outcomes = [Outcome(pos, seconds) for pos, seconds in self._done.items()] + failures
+        charges = self._session.call(
+            lambda store: store.settle(claim.bee, claim.number, outcomes, self._limits, drop=drop)
+        )
+        if charges is None:
+            self._register()
+            return
+        self._slot.completed += len(self._done)
+        for charge in charges:
+            self._slot.failed += charge.state is State.FAILED
+            self._witness.charged(charge)
+        self._hold(Claim(claim.bee, claim.number + 1))
+
+    def _reason_to_end(self) -> Phase | None:
+        if self._header.stop or self._stopped:
+            return Phase.STOPPED
+        if self._most_jobs is not None and self._slot.jobs >= self._most_jobs:
+            return Phase.SPENT
+        return None
+
+    def _perform(self, job: Job) -> Outcome | None:
+        """Run `job`; its outcome if it failed.
+
+        The only place where user code is called, and where what it raises is caught.
+        """
+        slot = self._slot
+        slot.job_id = job.job_id.encode()[:255]
+        slot.started = started = time.monotonic()
+        slot.jobs += 1
+        slot.pos = job.pos
+        self._witness.claimed(job)
+        raised = None
+        try:
+            self._function(job.job_id, json.loads(job.data) if job.data else {})
+        except Interrupted:
+            raise
+        except BaseException as error:
+            # SystemExit and KeyboardInterrupt, too: a job that leaves the process has not completed.
+            raised = error
+        if os.getpid() != self._pid:
+            _leave_fork(raised)
+        seconds = time.monotonic() - started
+        if raised is not None:
+            return Outcome(job.pos, seconds, describe(raised, self._read_log()))
+        self._done[job.pos] = slot.done[job.pos - slot.lo] = seconds
+        slot.pos = 0
+        self._witness.completed(job)
+        return None
+
+
+def describe(error: BaseException, log: str = "") -> Failure:
+    """What `error`, raised by a job, says of itself and where it came from."""
+    name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+    try:
+        message = str(error)
+    except Exception as second:  # user code, and the error matters more than its words
+        message = f"<its __str__ raised {type(second).__name__}>"
+    try:
+        # Without our own frame, the one that made the call.
+        trace = error.__traceback__ and error.__traceback__.tb_next
+        stack = "".join(traceback.format_exception(type(error), error, trace))
+    except Exception as second:
+        stack = f"<no traceback: formatting it raised {type(second).__name__}>"
+    return Failure(
+        Kind.ERROR,
+        storable(name, 200),
+        storable(message, MESSAGE_LIMIT),
+        storable(stack, STACK_LIMIT),
+        log=storable(log, STACK_LIMIT),
+    )
+
+
+def _leave_fork(error: BaseException | None) -> None:
+    # The job forked, and this is the child, come back from the function: it must not go on as a second bee.
+    if error is not None:
+        sys.excepthook(type(error), error, error.__traceback__)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0 if error is None else 1)

@@ -1,0 +1,173 @@
+"""The board: memory that a node's processes share, with a slot for what each bee is doing.
+
+A slot survives its bee. So when a bee dies, the keeper can read which job was running, and which outcomes the bee
+had not yet written to the database. Each field has one writer at a time: the bee while it lives, then whoever
+`Phase` says.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import mmap
+import os
+from typing import Any
+
+from workerbee.shared import NamelessFile
+
+BATCH = 1024  # the most jobs a claim may hold
+
+
+class Phase(enum.IntEnum):
+    """Where a slot stands; `EDGES` has the moves that exist."""
+
+    EMPTY = 0  # no bee
+    ALIVE = 1  # a bee's process exists
+    NO_WORK = 2  # the bee ended itself: nothing was pending
+    SPENT = 3  # the bee ended itself: it ran as many jobs as one may
+    STOPPED = 4  # the bee ended itself: it was told to
+    DEAD = 5  # the bee died; what it held has not been settled yet
+
+
+EDGES = {
+    Phase.EMPTY: {Phase.ALIVE},  # the supervisor starts a bee
+    Phase.ALIVE: {Phase.NO_WORK, Phase.SPENT, Phase.STOPPED, Phase.DEAD},  # the bee; DEAD: whoever saw it die
+    Phase.NO_WORK: {Phase.EMPTY},  # the supervisor, once the process is gone
+    Phase.SPENT: {Phase.EMPTY},
+    Phase.STOPPED: {Phase.EMPTY},
+    Phase.DEAD: {Phase.EMPTY},  # the keeper, once the claim is settled
+}
+
+
+class Header(ctypes.Structure):
+    """What all of a node's processes need to know."""
+
+    stop: int  # set by the supervisor: claim no more
+    closing: int  # set by the supervisor: no bee is left, the keeper may end the node
+    node: int  # its row in wb_nodes
+    total: int  # the jobset's counts as the keeper last read them, at `counted` (monotonic seconds)
+    pending: int
+    claimed: int
+    failed: int
+    counted: float
+    _fields_ = [
+        ("stop", ctypes.c_int64),
+        ("closing", ctypes.c_int64),
+        ("node", ctypes.c_int64),
+        ("total", ctypes.c_int64),
+        ("pending", ctypes.c_int64),
+        ("claimed", ctypes.c_int64),
+        ("failed", ctypes.c_int64),
+        ("counted", ctypes.c_double),
+    ]
+
+
+class Slot(ctypes.Structure):
+    """What one bee holds and does. Times are monotonic seconds, which all processes of a machine share."""
+
+    _phase: int
+    pid: int
+    exit_code: int  # of a DEAD bee: negative for a signal
+    ordered: int  # the supervisor had this bee killed: its job is not to blame
+    bee: int  # its row in wb_claims__<id>; 0 before it has one
+    number: int  # the claim that `done` speaks of
+    lo: int  # that claim's first position, and how many it has
+    size: int
+    pos: int  # the position that runs now; 0 between jobs
+    started: float
+    job_id: bytes  # the running one, shortened
+    log_start: int  # where the running job's output begins in the bee's log
+    jobs: int  # jobs that this bee has started
+    completed: int  # jobs that became COMPLETE, that became FAILED, bees that died in a job: over the slot's life
+    failed: int
+    crashed: int
+    note: bytes  # a dying bee's last words
+    done: Any  # per position of the claim: the seconds it took to complete, below 0 while it has not
+    _fields_ = [
+        ("_phase", ctypes.c_int64),
+        ("pid", ctypes.c_int64),
+        ("exit_code", ctypes.c_int64),
+        ("ordered", ctypes.c_int64),
+        ("bee", ctypes.c_int64),
+        ("number", ctypes.c_int64),
+        ("lo", ctypes.c_int64),
+        ("size", ctypes.c_int64),
+        ("pos", ctypes.c_int64),
+        ("started", ctypes.c_double),
+        ("job_id", ctypes.c_char * 256),
+        ("log_start", ctypes.c_int64),
+        ("jobs", ctypes.c_int64),
+        ("completed", ctypes.c_int64),
+        ("failed", ctypes.c_int64),
+        ("crashed", ctypes.c_int64),
+        ("note", ctypes.c_char * 1024),
+        ("done", ctypes.c_float * BATCH),
+    ]
+
+    @property
+    def phase(self) -> Phase:
+        return Phase(self._phase)
+
+    def move(self, to: Phase) -> None:
+        """Go to the phase `to`, along an edge that exists."""
+        if to not in EDGES[self.phase]:
+            raise AssertionError(f"a slot cannot go from {self.phase.name} to {to.name}")
+        self._phase = to
+
+    def clear(self) -> None:
+        """Forget the last bee; the counts over the slot's life stay."""
+        self.pid = self.exit_code = self.ordered = self.bee = self.number = self.lo = self.size = self.pos = self.jobs = 0
+        self.job_id = self.note = b""
+        self.log_start = 0
+
+    def write_note(self, text: str) -> None:
+        """Leave `text` for whoever finds this bee dead."""
+        self.note = text.encode("utf-8", "backslashreplace").replace(b"\0", b"")[:1023]
+
+    def read_note(self) -> str:
+        return self.note.decode("utf-8", "ignore")
+
+    def read_job_id(self) -> str:
+        return self.job_id.decode("utf-8", "ignore")
+
+
+class Board:
+    """A header, a slot for each of `size` bees, and a file for each one's last stack.
+
+    Goes to a child by fork, or pickled when one is spawned.
+    """
+
+    def __init__(self, size: int, file: NamelessFile | None = None, stacks: list[NamelessFile] | None = None):
+        length = ctypes.sizeof(Header) + size * ctypes.sizeof(Slot)
+        self._file = file or NamelessFile()
+        os.truncate(self._file.fd, length)
+        memory = mmap.mmap(self._file.fd, length)
+        self.header = Header.from_buffer(memory)
+        starts = range(ctypes.sizeof(Header), length, ctypes.sizeof(Slot))
+        self.slots = [Slot.from_buffer(memory, start) for start in starts]
+        self.stacks = stacks or [NamelessFile() for _ in range(size)]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Board, (len(self.slots), self._file, self.stacks)
+
+    @property
+    def inode(self) -> int:
+        """Tells this board's memory from any other's in a process's list of mappings."""
+        return os.fstat(self._file.fd).st_ino
+
+    def close(self) -> None:
+        """Let the descriptors go; the memory lives as long as someone maps it."""
+        for file in (self._file, *self.stacks):
+            file.close()
+
+    @property
+    def completed(self) -> int:
+        return sum(slot.completed for slot in self.slots)
+
+    @property
+    def failed(self) -> int:
+        return sum(slot.failed for slot in self.slots)
+
+    @property
+    def crashed(self) -> int:
+        return sum(slot.crashed for slot in self.slots)

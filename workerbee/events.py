@@ -1,0 +1,90 @@
+"""What a node's processes tell their supervisor, for people to read; nothing depends on its arriving."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from workerbee.job import Charge, Kind, State
+from workerbee.text import printable
+
+
+@dataclass(frozen=True)
+class Event:
+    """A failure that was charged, or with empty fields the bare news that the board changed.
+
+    `slot` is the bee's, or None when the job's node is lost.
+    """
+
+    slot: int | None = None
+    job_id: str = ""
+    kind: Kind | None = None
+    type: str = ""
+    message: str = ""
+    count: int = 0
+    limit: int = 0
+    state: State | None = None
+
+    @classmethod
+    def of(cls, slot: int | None, charge: Charge) -> Event:
+        """The news of a charge, cut to what fits."""
+        failure = charge.failure
+        return cls(
+            slot,
+            printable(charge.job_id, 100),
+            failure.kind,
+            printable(failure.type, 100),
+            printable(failure.message, 200),
+            charge.count,
+            charge.limit,
+            charge.state,
+        )
+
+
+class Sender:
+    """The end that children write to. Sending never blocks: when the supervisor is behind, the news is dropped."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def send(self, event: Event) -> None:
+        fields = {name: value for name, value in vars(event).items() if value not in (None, "", 0) or name == "slot"}
+        line = json.dumps(fields).encode() + b"\n"
+        # Up to PIPE_BUF a write is whole or not at all, so that many may share the pipe. Where that is too small
+        # the words are left out.
+        if len(line) > select.PIPE_BUF:
+            line = b"{}\n"
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.write(self._connection.fileno(), line)
+
+
+class Receiver:
+    """The supervisor's end."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._rest = b""
+        os.set_blocking(self.fd, False)
+
+    @property
+    def fd(self) -> int:
+        return self._connection.fileno()
+
+    def receive(self) -> Iterator[Event]:
+        """The events that have arrived."""
+        with contextlib.suppress(BlockingIOError):
+            while piece := os.read(self.fd, 65536):
+                self._rest += piece
+        *lines, self._rest = self._rest.split(b"\n")
+        for line in lines:
+            fields = json.loads(line)
+            kind, state = fields.pop("kind", None), fields.pop("state", None)
+            yield Event(kind=kind and Kind(kind), state=state and State(state), **fields)
+
+    def close(self) -> None:
+        self._connection.close()

@@ -1,0 +1,167 @@
+"""The words of a jobset as values: states, kinds of failure, jobs, claims, outcomes. Imports nothing of ours."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+JobFunction = Callable[[str, dict[str, Any]], object]
+
+
+class State(str, enum.Enum):
+    """Where a job stands.
+
+    PENDING -> CLAIMED    a bee claims it
+    CLAIMED -> COMPLETE   its function returned; nothing leads out of COMPLETE
+    CLAIMED -> PENDING    the attempt failed, or the bee gave the job back without one
+    CLAIMED -> FAILED     the attempt failed, and it was the last that the limits allow
+    """
+
+    PENDING = "PENDING"
+    CLAIMED = "CLAIMED"
+    COMPLETE = "COMPLETE"
+    FAILED = "FAILED"
+
+
+class Kind(str, enum.Enum):
+    """How an attempt failed."""
+
+    ERROR = "error"  # the function raised
+    CRASH = "crash"  # it took its bee down, by a signal or by leaving the process
+    LOST = "lost"  # its node went silent or died, so nobody knows how far it came
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many failed attempts of each kind a job may have; with the last one it is FAILED."""
+
+    max_attempts: int = 3
+    max_crashes: int = 3
+    max_losses: int = 10
+
+    def of(self, kind: Kind) -> int:
+        """The limit that an attempt of this `kind` counts against."""
+        return {Kind.ERROR: self.max_attempts, Kind.CRASH: self.max_crashes, Kind.LOST: self.max_losses}[kind]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job as its bee sees it; `attempts` have failed before this one."""
+
+    pos: int
+    job_id: str
+    data: str | None  # JSON text: parsed just before the call, so that a batch holds no object trees
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A bee's right to run `jobs`. `number` grows with each of the bee's claims, so a late word names an old one."""
+
+    bee: int
+    number: int
+    jobs: tuple[Job, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an attempt did not complete, as kept in `wb_failures`; every text is bounded and storable."""
+
+    kind: Kind
+    type: str  # the exception's class, the signal's name, or "exit"
+    message: str
+    stack: str = ""
+    exit_code: int | None = None
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the attempt at position `pos` after `seconds`: it completed, or `failure` says why not."""
+
+    pos: int
+    seconds: float | None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Charge:
+    """A failure after it was counted: the job's `count` of this kind so far, of `limit`; `state` since then."""
+
+    job_id: str
+    failure: Failure
+    count: int
+    limit: int
+    state: State
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many jobs of a jobset are in each state, all at one instant."""
+
+    total: int
+    pending: int
+    claimed: int
+    failed: int
+
+    @property
+    def complete(self) -> int:
+        return self.total - self.pending - self.claimed - self.failed
+
+    @property
+    def finished(self) -> bool:
+        """Every job is COMPLETE or FAILED."""
+        return self.pending == self.claimed == 0
+
+
+@dataclass(frozen=True)
+class FailureGroup:
+    """Failures of one kind and message, with the id of one such job."""
+
+    kind: Kind
+    type: str
+    message: str
+    count: int
+    example: str
+
+
+@dataclass(frozen=True)
+class JobsetSummary:
+    """How a jobset stands when a call ends, and what this node did for it.
+
+    `total`, `complete` and `failed` count the jobset's jobs, whoever ran them. `completed_here` and `failed_here`
+    are the jobs that reached those states on this node; `crashed_here` counts its bees that died in a job, and
+    `bees_started` its bees, replacements not counted. `setup_seconds` is the time until the first bee was started,
+    `seconds` the time from then on.
+    """
+
+    jobset_id: str
+    total: int
+    complete: int
+    failed: int
+    completed_here: int
+    failed_here: int
+    crashed_here: int
+    bees_started: int
+    setup_seconds: float
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Every job of the jobset is COMPLETE."""
+        return self.complete == self.total
+
+    def __str__(self) -> str:
+        left = self.total - self.complete - self.failed
+        parts = [f"{self.complete} of {self.total} jobs complete", f"{self.failed} failed"]
+        if left:
+            parts.append(f"{left} left")
+        here = f"{self.completed_here} completed"
+        if self.failed_here:
+            here += f", {self.failed_here} failed"
+        if self.crashed_here:
+            here += f", {self.crashed_here} crashes"
+        bees = f"{self.bees_started} bee{'s' * (self.bees_started != 1)}"
+        return f"jobset '{self.jobset_id}': {', '.join(parts)}; here {here} in {self.seconds:.1f} s by {bees}"

@@ -1,0 +1,222 @@
+"""The keeper: a node's housekeeping in the database, in a process that runs no jobs and no user code.
+
+It beats, settles for bees that died, takes back the claims of lost nodes, and counts what is left. When it finds
+the supervisor dead, it ends what is left of the node and settles for that, too.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import signal
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from workerbee.board import Board, Phase, Slot
+from workerbee.job import Charge, Failure, Kind, Limits, Outcome, State
+from workerbee.orphans import is_alive
+from workerbee.session import Session
+from workerbee.text import ending, storable
+
+COUNT_EVERY = 1.0  # seconds between counts while bees work
+LONGEST_COUNT_PAUSE = 2.0  # and at most while they wait for others
+STACK_LIMIT = 16_000
+
+
+class Reporter(Protocol):
+    """Who is told what the keeper finds."""
+
+    def died(self, slot: int, charge: Charge | None) -> None:
+        """A dead bee is settled for; `charge` is what its job was charged with, if one ran."""
+
+    def lost(self, charge: Charge) -> None:
+        """A job of a lost node is pending again, or FAILED."""
+
+    def counted(self) -> None:
+        """The board has new counts."""
+
+
+class Keeper:
+    """Keeps house for the node on `board`.
+
+    `supervisor` is the process that this node stands and falls with, and `machine` names those on which process
+    ids mean the same. `wake` becomes readable when something is to be done; `read_log(slot, start)` gives what a
+    bee wrote from `start` on; `end_processes()` kills what a dead supervisor left.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        board: Board,
+        limits: Limits,
+        lease: float,
+        machine: str,
+        supervisor: int,
+        wake: int,
+        reporter: Reporter,
+        read_log: Callable[[int, int], str],
+        end_processes: Callable[[], None],
+    ) -> None:
+        self._session = session
+        self._board = board
+        self._header = board.header
+        self._limits = limits
+        self._lease = lease
+        self._machine = machine
+        self._supervisor = supervisor
+        self._wake = wake
+        self._reporter = reporter
+        self._read_log = read_log
+        self._end_processes = end_processes
+        self._next_beat = 0.0
+        self._next_count = 0.0
+        self._count_pause = 0.1
+
+    def run(self) -> None:
+        """Keep house until the supervisor closes the node, or is dead."""
+        with _Watch(self._supervisor, self._wake) as watch:
+            while not (self._header.closing and self._all_settled()):
+                self._beat()
+                self._settle_dead()
+                self._count()
+                if watch.wait(min(self._next_beat, self._next_count) - time.monotonic()):
+                    self._next_count = 0.0
+                if watch.supervisor_died():
+                    self._bury()
+                    break
+        self._session.call(lambda store: store.end_node(self._header.node))
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        if now < self._next_beat:
+            return
+        self._session.call(lambda store: store.beat_node(self._header.node, os.getpid()))
+        self._rescue()
+        self._next_beat = now + self._lease / 4
+
+    def _settle_dead(self) -> None:
+        for index, slot in enumerate(self._board.slots):
+            if slot.phase is Phase.DEAD:
+                charge = self._settle(slot, None if slot.ordered else self._crash(index, slot))
+                slot.crashed += charge is not None
+                slot.clear()
+                slot.move(Phase.EMPTY)
+                self._reporter.died(index, charge)
+
+    def _settle(self, slot: Slot, failure: Failure | None) -> Charge | None:
+        """Settle what the bee of `slot` held, charging the job that ran with `failure`; None: giving it back."""
+        if not slot.bee:
+            return None
+        done = [(slot.lo + i, seconds) for i, seconds in enumerate(slot.done[: slot.size]) if seconds >= 0]
+        outcomes = [Outcome(pos, seconds) for pos, seconds in done]
+        if failure and slot.pos and slot.pos not in dict(done):
+            outcomes.append(Outcome(slot.pos, time.monotonic() - slot.started, failure))
+        bee, number = slot.bee, slot.number
+        charges = self._session.call(lambda store: store.settle(bee, number, outcomes, self._limits, drop=True))
+        if charges is not None:
+            slot.completed += len(done)
+        for charge in charges or ():
+            slot.failed += charge.state is State.FAILED
+            return charge
+        return None
+
+    def _crash(self, index: int, slot: Slot) -> Failure:
+        code = slot.exit_code
+        message = f"its bee died: {ending(code)}"
+        if code == -signal.SIGKILL:
+            message += ", sent by nobody here (the kernel, when memory is short, or a person)"
+        return Failure(
+            Kind.CRASH,
+            ending(code) if code < 0 else "exit",
+            message,
+            self._stack(index),
+            exit_code=code,
+            log=storable(self._read_log(index, slot.log_start), STACK_LIMIT),
+        )
+
+    def _stack(self, index: int) -> str:
+        return storable(self._board.stacks[index].tail(STACK_LIMIT), STACK_LIMIT)
+
+    def _rescue(self) -> None:
+        """Take back the claims of nodes that died on this machine, or that nobody hears of."""
+        node = self._header.node
+        session = self._session
+        for bee, pids in session.call(lambda store: store.machine_bees(node, self._machine)):
+            if not any(map(is_alive, pids)):
+                self._lose(bee, f"its node on this machine is dead (processes {', '.join(map(str, pids))})")
+        # After an outage of the database every node looks silent. Only who could have heard them may judge.
+        if time.monotonic() - session.since < self._lease:
+            return
+        for bee, host, silent in session.call(lambda store: store.silent_bees(node)):
+            self._lose(bee, f"its node on {host} was silent for {silent:.0f} s")
+        session.call(lambda store: store.end_silent_nodes())
+
+    def _lose(self, bee: int, message: str) -> None:
+        for charge in self._session.call(lambda store: store.lose_bee(bee, message, self._limits)):
+            self._reporter.lost(charge)
+
+    def _count(self) -> None:
+        if time.monotonic() < self._next_count:
+            return
+        counts = self._session.call(lambda store: store.counts())
+        header = self._header
+        waiting = not any(slot.phase is Phase.ALIVE for slot in self._board.slots) and not counts.pending
+        header.total, header.pending = counts.total, counts.pending
+        header.claimed, header.failed = counts.claimed, counts.failed
+        header.counted = time.monotonic()
+        self._reporter.counted()
+        self._count_pause = min(2 * self._count_pause, LONGEST_COUNT_PAUSE) if waiting else 0.1
+        pause = random.uniform(0.5, 1) * self._count_pause if waiting else COUNT_EVERY
+        self._next_count = time.monotonic() + pause
+
+    def _all_settled(self) -> bool:
+        return not any(slot.phase is Phase.DEAD for slot in self._board.slots)
+
+    def _bury(self) -> None:
+        """The supervisor is dead: end what is left of the node, and settle for it."""
+        self._header.stop = 1
+        self._end_processes()
+        for index, slot in enumerate(self._board.slots):
+            if slot.phase is Phase.ALIVE:
+                slot.move(Phase.DEAD)
+            if slot.phase is Phase.DEAD:
+                stack = self._stack(index)
+                # Only a process that crashed had the time to write one.
+                kind, said = (Kind.CRASH, stack.splitlines()[0]) if stack else (Kind.LOST, "its supervisor died")
+                self._reporter.died(index, self._settle(slot, Failure(kind, kind.value, said, stack)))
+
+
+class _Watch:
+    """Sleeps until the next duty, a wake, or the supervisor's death."""
+
+    def __init__(self, supervisor: int, wake: int) -> None:
+        self._supervisor = supervisor
+        self._wake = wake
+        self._pidfd: int | None = None
+
+    def __enter__(self) -> _Watch:
+        if hasattr(os, "pidfd_open"):
+            try:
+                self._pidfd = os.pidfd_open(self._supervisor)
+            except ProcessLookupError:
+                self._supervisor = 0
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether a wake came within `seconds`."""
+        fds = [self._wake] if self._pidfd is None else [self._wake, self._pidfd]
+        # Without a pidfd nothing tells of the supervisor's death: look for it now and then.
+        longest = 0.5 if self._pidfd is None else 3600
+        ready, _, _ = select.select(fds, [], [], max(0, min(seconds, longest)))
+        return self._wake in ready and bool(os.read(self._wake, 4096))
+
+    def supervisor_died(self) -> bool:
+        if self._pidfd is not None:
+            return bool(select.select([self._pidfd], [], [], 0)[0])
+        return not self._supervisor or not is_alive(self._supervisor)

@@ -1,0 +1,223 @@
+"""What the processes of a node do with their lives: a bee's, and the keeper's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import psutil
+from setproctitle import setproctitle
+
+from workerbee import orphans
+from workerbee.address import Address
+from workerbee.bee import Bee, Interrupted
+from workerbee.board import Board, Phase
+from workerbee.child import kill_group
+from workerbee.display import told
+from workerbee.errors import InvalidType
+from workerbee.events import Event, Sender
+from workerbee.job import Charge, Job, JobFunction, Limits
+from workerbee.keeper import Keeper
+from workerbee.options import NodeOptions
+from workerbee.session import Session
+from workerbee.text import printable
+
+LOG_TAIL = 16_000  # bytes of a bee's log that go into a failure's record
+
+
+class Portable:
+    """Any function, made fit for a spawned process: lambdas, closures and what __main__ defines go by value."""
+
+    def __init__(self, function: JobFunction) -> None:
+        self.function = function
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpacked, (self.packed(),)
+
+    def packed(self) -> bytes:
+        """The function as bytes. Raises `InvalidType` for one that holds what cannot leave this process."""
+        try:
+            return bytes(cloudpickle.dumps(self.function))
+        except Exception as error:  # whatever the __reduce__ of a user's object raises
+            raise InvalidType(
+                f"job_function cannot be sent to a spawned process ({type(error).__name__}: {error}); "
+                "load what it holds inside the function, or use start_method='fork'"
+            ) from None
+
+
+def _unpacked(packed: bytes) -> Portable:
+    return Portable(pickle.loads(packed))
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that the processes of a node need to know."""
+
+    address: Address
+    jobset_id: str
+    function: Portable
+    limits: Limits
+    options: NodeOptions
+    board: Board
+    events: Connection
+    supervisor: int
+    mark: str
+
+    def log(self, index: int) -> Path | None:
+        """The file that the bee `index` writes its output to."""
+        name = f"{self.jobset_id}-{socket.gethostname()}-{self.supervisor}-bee{index}.log"
+        return self.options.log_dir / name if self.options.log_dir else None
+
+    def read_log(self, index: int, start: int) -> str:
+        """What the bee `index` has written from byte `start` on, the last of it."""
+        path = self.log(index)
+        if path is None:
+            return ""
+        try:
+            with path.open("rb") as file:
+                file.seek(max(start, file.seek(0, os.SEEK_END) - LOG_TAIL))
+                return file.read().decode("utf-8", "replace")
+        except OSError:
+            return ""
+
+    def title(self, who: str, what: str = "") -> None:
+        """Show in the process list who this process is and what it does."""
+        setproctitle(f"workerbee {self.jobset_id} {who}{': ' if what else ''}{what}")
+
+
+def machine_id() -> str:
+    """The same for processes that see the same process ids, and for no others."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{boot}:{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return f"{socket.gethostname()}:{psutil.boot_time():.0f}"
+
+
+class _Reporter:
+    """Tells the supervisor what a bee or the keeper did."""
+
+    def __init__(self, work: Work, index: int) -> None:
+        self._work = work
+        self._index = index
+        self._slot = work.board.slots[index]
+        self._sender = Sender(work.events)
+
+    def claimed(self, job: Job) -> None:
+        if self._work.options.log_dir:
+            self._slot.log_start = os.fstat(1).st_size
+        self._work.title(f"bee {self._index}", printable(job.job_id, 100))
+
+    def completed(self, job: Job) -> None:
+        """The board says it."""
+
+    def charged(self, charge: Charge) -> None:
+        self._sender.send(Event.of(self._index, charge))
+
+    def died(self, slot: int, charge: Charge | None) -> None:
+        event = Event.of(slot, charge) if charge else Event(slot)
+        self._sender.send(event)
+        if charge and self._work.options.bees is None:
+            # The caller's own process is dead; nobody else is left to say why.
+            print(f"workerbee: {told(event)}", charge.failure.stack, sep="\n", file=sys.stderr, flush=True)
+
+    def lost(self, charge: Charge) -> None:
+        self._sender.send(Event.of(None, charge))
+
+    def counted(self) -> None:
+        self._sender.send(Event())
+
+    def read_log(self) -> str:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # whatever the job has made of them
+                stream.flush()
+        return self._work.read_log(self._index, self._slot.log_start)
+
+
+def live_as_bee(work: Work, index: int) -> None:
+    """The life of one bee's process."""
+    slot = work.board.slots[index]
+    reporter = _Reporter(work, index)
+    work.title(f"bee {index}")
+    name = f"workerbee {work.jobset_id} bee {index}"
+    session = Session(work.address, work.jobset_id, name, pausing(work.board, time.sleep))
+    bee = Bee(
+        session,
+        work.board,
+        index,
+        work.function.function,
+        work.limits,
+        reporter,
+        most_jobs=work.options.max_jobs_per_bee,
+        read_log=reporter.read_log,
+    )
+    # A batch system that ends the slot may signal every process in it: the job finishes, as for the supervisor.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: bee.stop())
+    os.register_at_fork(after_in_child=_forget_handlers)
+    try:
+        slot.move(bee.run())
+    except Interrupted:
+        slot.ordered = 1  # told to stop while the database was away: the keeper settles what is on the board
+    except Exception as error:
+        slot.write_note(f"{type(error).__name__}: {error}")
+        raise
+    session.close()
+
+
+def _forget_handlers() -> None:
+    # What a job forks must die of the signals that would end any other program.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pausing(board: Board, sleep: Callable[[float], None]) -> Callable[[float], None]:
+    """How a bee waits for a database that is away: not on after it was told to stop."""
+
+    def pause(seconds: float) -> None:
+        if board.header.stop:
+            raise Interrupted
+        sleep(seconds)
+
+    return pause
+
+
+def live_as_keeper(work: Work, wake: Connection) -> None:
+    """The life of the keeper's process."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # it ends when the supervisor says so, or is dead
+    work.title("keeper")
+    keeper = Keeper(
+        Session(work.address, work.jobset_id, f"workerbee {work.jobset_id} keeper"),
+        work.board,
+        work.limits,
+        work.options.lease,
+        machine_id(),
+        work.supervisor,
+        wake.fileno(),
+        _Reporter(work, 0),
+        work.read_log,
+        lambda: _end_processes(work),
+    )
+    keeper.run()
+
+
+def _end_processes(work: Work) -> None:
+    if work.options.bees is None:
+        return  # what the caller's own process started is the caller's
+    for slot in work.board.slots:
+        if slot.phase is Phase.ALIVE and slot.pid:
+            kill_group(slot.pid)
+    spared = {os.getpid(), work.supervisor}
+    orphans.end(set(psutil.pids()) - spared, work.mark, work.board.inode)

@@ -1,0 +1,129 @@
+"""A node: this machine's share of the work on a jobset, the one place where processes and jobs meet."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+from multiprocessing import Pipe
+
+from setproctitle import getproctitle, setproctitle
+
+from workerbee.address import Address
+from workerbee.board import Board
+from workerbee.child import Birth, Child
+from workerbee.display import Quiet
+from workerbee.events import Receiver
+from workerbee.job import JobFunction, Limits
+from workerbee.lives import Portable, Work, live_as_bee, live_as_keeper
+from workerbee.options import NodeOptions
+from workerbee.output import Output
+from workerbee.signals import noted
+from workerbee.supervisor import Supervisor
+
+
+class Node:
+    """The pipes, the board and the processes of one node; `row` is the node's in the database."""
+
+    def __init__(
+        self,
+        address: Address,
+        jobset_id: str,
+        function: JobFunction,
+        limits: Limits,
+        options: NodeOptions,
+        row: int,
+    ) -> None:
+        events, self._sender = Pipe(duplex=False)
+        self._receiver = Receiver(events)
+        self._wake_reader, self._wake_writer = Pipe(duplex=False)
+        for end in (self._sender, self._wake_writer):
+            os.set_blocking(end.fileno(), False)
+        self.board = Board(options.bees or 1)
+        self.board.header.node = row
+        self._supervisor: Supervisor | None = None
+        self._title = getproctitle()
+        self.work = Work(
+            address,
+            jobset_id,
+            Portable(function),
+            limits,
+            options,
+            self.board,
+            self._sender,
+            os.getpid(),
+            secrets.token_hex(8),
+        )
+
+    def supervise(self, display: Quiet) -> signal.Signals | None:
+        """Run bees under a supervisor until there is no more work; returns the signal that ended it before."""
+        work = self.work
+        if work.options.start_method != "fork":
+            work.function.packed()  # raises now, in the caller's face, not in every bee
+        work.title("supervisor")
+        with noted() as signals:
+            self._supervisor = Supervisor(
+                self.board,
+                lambda index: self._start_bee(index, display),
+                self.start_keeper,
+                self.wake,
+                self._receiver,
+                signals,
+                display,
+                work.mark,
+                work.options.grace,
+            )
+            display.watch(self.board)
+            try:
+                self._supervisor.run()
+            finally:
+                display.close()
+        return signals.stops[0] if signals.stops else None
+
+    def wake(self) -> None:
+        """Rouse the keeper."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_writer.fileno(), b".")
+
+    def start_keeper(self) -> Child:
+        """Start the process that keeps house for this node."""
+        birth = Birth(os.getpid())
+        return Child(self._method, birth, live_as_keeper, (self.work, self._wake_reader), self._own_fds())
+
+    def close(self) -> None:
+        """Let go of everything; no process of the node is left."""
+        setproctitle(self._title)
+        for end in (self._receiver, self._sender, self._wake_reader, self._wake_writer, self.board):
+            end.close()
+
+    @property
+    def _method(self) -> str:
+        return self.work.options.start_method
+
+    def _own_fds(self) -> list[int]:
+        supervisor = self._supervisor.fds if self._supervisor else [self._receiver.fd]
+        return [*supervisor, self._wake_writer.fileno()]
+
+    def _start_bee(self, index: int, display: Quiet) -> tuple[Child, list[Output]]:
+        log = self.work.log(index)
+        pipes = [] if log else [Pipe(duplex=False) for _ in range(2)]
+        writers = [writer for _, writer in pipes]
+        outputs = [Output(reader, write) for (reader, _), write in zip(pipes, (display.out, display.err), strict=False)]
+        stdout, stderr = writers or (None, None)
+        birth = Birth(
+            os.getpid(),
+            die_with_parent=True,
+            mark=self.work.mark,
+            stdout=stdout,
+            stderr=stderr,
+            log=log,
+            stack=self.board.stacks[index],
+            threads=self.work.options.threads_per_bee,
+        )
+        close = [*self._own_fds(), self._wake_reader.fileno(), *(output.fd for output in outputs)]
+        try:
+            return Child(self._method, birth, live_as_bee, (self.work, index), close), outputs
+        finally:
+            for writer in writers:
+                writer.close()

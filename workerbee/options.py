@@ -1,0 +1,162 @@
+"""What the user may ask for: the call's flat keywords, checked once, as the few values the rest works with."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import multiprocessing
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workerbee.cpus import usable_cpus
+from workerbee.errors import InvalidType, InvalidValue
+from workerbee.job import Limits
+from workerbee.queries import MAX_JOBSET_ID
+
+
+@dataclass(frozen=True)
+class NodeOptions:
+    """How this node runs its bees.
+
+    `bees` is None for one bee in the calling process. `grace` and `lease` are seconds.
+    """
+
+    bees: int | None
+    why_bees: str
+    max_jobs_per_bee: int | None
+    grace: float
+    lease: float
+    start_method: str
+    threads_per_bee: int
+    log_dir: Path | None
+
+
+def check_jobset_id(jobset_id: object) -> str:
+    """A name that can be part of a table's."""
+    allowed = f"jobset_id must be 1 to {MAX_JOBSET_ID} characters of a-z, 0-9 and _"
+    if not isinstance(jobset_id, str):
+        raise InvalidType(f"{allowed}, not {jobset_id!r:.200}")
+    if not re.fullmatch(rf"[a-z0-9_]{{1,{MAX_JOBSET_ID}}}", jobset_id):
+        raise InvalidValue(f"{allowed}, not {jobset_id[:200]!r} ({len(jobset_id)} characters)")
+    return jobset_id
+
+
+def check_job_function(function: object) -> None:
+    """Something that does its work when called as `function(job_id, job_data)`."""
+    wanted = "job_function must be callable as job_function(job_id, job_data)"
+    if not callable(function):
+        raise InvalidType(f"{wanted}, not {function!r:.200}")
+    try:
+        inspect.signature(function).bind("", {})
+    except ValueError:
+        pass  # some builtins do not tell their signature
+    except TypeError as error:
+        raise InvalidType(f"{wanted}; {function!r:.200} is not: {error}") from None
+    body = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
+    for kind in ("coroutine", "generator", "asyncgen"):
+        if getattr(inspect, f"is{kind}function")(body):
+            raise InvalidType(
+                f"{wanted} and do its work in that call; {function!r:.200} is a {kind} function, "
+                "which only returns an object that nobody would run"
+            )
+
+
+def check_jobs(job_ids: object, job_data: object) -> None:
+    """What can be known of them before the stream is read."""
+    if isinstance(job_ids, (str, bytes)) or (job_ids is not None and not isinstance(job_ids, Iterable)):
+        raise InvalidType(
+            f"job_ids must be an iterable of str, or of pairs (str, dict), not {job_ids!r:.200} "
+            f"({type(job_ids).__name__})"
+        )
+    if job_data is not None and not isinstance(job_data, Mapping):
+        raise InvalidType(f"job_data must be a dict of job_id -> dict, not {job_data!r:.200}")
+    if job_data and job_ids is None:
+        raise InvalidValue("job_data is given without job_ids; give the ids of all jobs, too")
+
+
+def check_limits(max_attempts: object, max_crashes: object) -> Limits:
+    """How often a job may fail."""
+    return Limits(_whole("max_attempts", max_attempts, 32000), _whole("max_crashes", max_crashes, 32000))
+
+
+def check_node(
+    processes: object,
+    max_jobs_per_bee: object,
+    grace: object,
+    lease: object,
+    start_method: object,
+    threads_per_bee: object,
+    log_dir: object,
+) -> NodeOptions:
+    """How this node is to run its bees; reads what the machine allows for `processes='auto'`."""
+    spare = None if max_jobs_per_bee is None else _whole("max_jobs_per_bee", max_jobs_per_bee)
+    bees, why = _bees(processes)
+    return NodeOptions(
+        bees,
+        why,
+        spare,
+        _seconds("grace", grace, 0),
+        _seconds("lease", lease, 1),
+        _start_method(start_method),
+        _whole("threads_per_bee", threads_per_bee),
+        _log_dir(log_dir),
+    )
+
+
+def _bees(processes: object) -> tuple[int | None, str]:
+    if processes is None:
+        return None, ""
+    if processes == "auto":
+        cpus = usable_cpus()
+        return cpus.count, cpus.reason
+    allowed = "processes must be None (one bee in this process), 'auto' (one per usable CPU) or a number from 1"
+    if isinstance(processes, str):
+        raise InvalidValue(f"{allowed}, not {processes!r}")
+    return _whole("processes", processes, 10_000, allowed), ""
+
+
+def _whole(name: str, value: object, most: int = 2**62, allowed: str | None = None) -> int:
+    allowed = allowed or f"{name} must be a whole number from 1"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidType(f"{allowed}, not {value!r:.200}")
+    if not 1 <= value <= most:
+        raise InvalidValue(f"{allowed} to {most}, not {value!r}" if value > most else f"{allowed}, not {value!r}")
+    return value
+
+
+def _seconds(name: str, value: object, least: float) -> float:
+    allowed = f"{name} must be a number of seconds from {least}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidType(f"{allowed}, not {value!r:.200}")
+    if not (math.isfinite(value) and least <= value <= 10**8):
+        raise InvalidValue(f"{allowed} to {10**8}, not {value!r}")
+    return float(value)
+
+
+def _start_method(value: object) -> str:
+    if value is None:
+        return "fork" if sys.platform == "linux" else "spawn"
+    available = multiprocessing.get_all_start_methods()
+    if value not in available:
+        raise InvalidValue(f"start_method must be one of {', '.join(map(repr, available))}, not {value!r:.200}")
+    return str(value)
+
+
+def _log_dir(value: Any) -> Path | None:
+    if value is None:
+        return None
+    if not isinstance(value, (str, os.PathLike)):
+        raise InvalidType(f"log_dir must be a path, not {value!r:.200}")
+    path = Path(value).absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidValue(f"log_dir {str(path)!r} cannot be made: {error.strerror}") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InvalidValue(f"log_dir {str(path)!r} cannot be written to")
+    return path

@@ -1,0 +1,199 @@
+"""`postgres_jobset`: check, set up, run, summarise."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import psycopg2
+
+from workerbee import options as checks
+from workerbee.address import Address, connect, refusal, resolve
+from workerbee.display import Bar, Lines, Mute, Narrator, Quiet, ended
+from workerbee.errors import WorkerbeeError
+from workerbee.inline import Inline
+from workerbee.job import JobFunction, JobsetSummary
+from workerbee.lives import machine_id
+from workerbee.loading import JobData, JobIds, set_up
+from workerbee.node import Node
+from workerbee.store import Store
+
+log = logging.getLogger(__name__)
+
+CAUSES_SHOWN = 10
+
+
+def postgres_jobset(
+    jobset_id: str,
+    job_function: JobFunction,
+    job_ids: JobIds | None = None,
+    job_data: JobData | None = None,
+    host: str | None = None,
+    port: int | str | None = None,
+    user: str | None = None,
+    database: str | None = None,
+    verbose: bool = True,
+    *,
+    password: str | None = None,
+    processes: int | Literal["auto"] | None = None,
+    max_attempts: int = 3,
+    max_crashes: int = 3,
+    max_jobs_per_bee: int | None = None,
+    grace: float = 30.0,
+    lease: float = 30.0,
+    start_method: Literal["fork", "spawn", "forkserver"] | None = None,
+    threads_per_bee: int = 1,
+    log_dir: str | os.PathLike[str] | None = None,
+) -> JobsetSummary:
+    """Run `job_function(job_id, job_data)` for every job of a jobset, here and wherever else the same call is made.
+
+    The first caller creates the jobset `jobset_id` (1 to 52 characters of a-z, 0-9 and _) with `job_ids`: any
+    iterable of str, streamed, or of pairs (str, dict). `job_data` gives some of the ids a JSON-serialisable dict;
+    the function gets `{}` where there is none. Later callers join in. A job whose function returns is COMPLETE; one
+    that raises is tried again after all others, and is FAILED after `max_attempts` errors or `max_crashes` crashes.
+    Results are not stored. Returns when every job is COMPLETE or FAILED.
+
+    `host`, `port`, `user`, `database` and `password` are as libpq has them, and so are the PG* variables where they
+    are not given (PGPASS is a password, too); `database` may be a connection URI. With no address at all, an
+    embedded PostgreSQL is used.
+
+    `processes` is None for one bee in this process, 'auto' for one bee per CPU that this process may use, or a
+    number of bees. A bee is replaced after `max_jobs_per_bee` jobs. It may use `threads_per_bee` BLAS threads, and
+    is started by `start_method` (default: fork on Linux). With `log_dir`, what it prints goes to a file there. After
+    Ctrl-C or SIGTERM running jobs have `grace` seconds to finish. Claims of this node are safe as long as it is
+    heard of every `lease` seconds.
+
+    Raises `InvalidValue` or `InvalidType` for an argument that cannot be, `JobsetNotFound` when there is no jobset
+    and no ids, `DatabaseError` when the database does not do its part, `NodeFailed` when bees cannot be started:
+    all are `WorkerbeeError`. Ctrl-C raises `KeyboardInterrupt`, SIGTERM `SystemExit(143)`, both after cleaning up.
+    """
+    begun = time.monotonic()
+    try:
+        checks.check_jobset_id(jobset_id)
+        checks.check_job_function(job_function)
+        checks.check_jobs(job_ids, job_data)
+        limits = checks.check_limits(max_attempts, max_crashes)
+        node_options = checks.check_node(
+            processes, max_jobs_per_bee, grace, lease, start_method, threads_per_bee, log_dir
+        )
+        display = _display(verbose, node_options)
+        address = resolve(host, port, user, database, password)
+        try:
+            row = _join(address, jobset_id, job_ids, job_data, node_options, display)
+            stopped, node, ready = None, None, time.monotonic()
+            if row is not None:
+                node = Node(address, jobset_id, job_function, limits, node_options, row)
+                try:
+                    if isinstance(display, (Narrator, Mute)):
+                        stopped = Inline(node, display).run()
+                    else:
+                        stopped = node.supervise(display)
+                finally:
+                    node.close()
+            summary = _summarise(address, jobset_id, node, ready - begun, time.monotonic() - ready, display)
+        except psycopg2.Error as error:
+            raise refusal(error, address) from None
+    except WorkerbeeError as error:
+        _spare_our_frames()
+        raise error.with_traceback(None) from None
+    if stopped is signal.SIGINT:
+        raise KeyboardInterrupt
+    if stopped is not None:
+        raise SystemExit(128 + stopped)
+    return summary
+
+
+def _display(verbose: bool, options: checks.NodeOptions) -> Quiet:
+    if options.bees is None:
+        return Narrator() if verbose else Mute()
+    if not verbose:
+        return Quiet()
+    return Bar() if sys.stdout.isatty() else Lines()
+
+
+def _join(
+    address: Address,
+    jobset_id: str,
+    job_ids: JobIds | None,
+    job_data: JobData | None,
+    options: checks.NodeOptions,
+    display: Quiet,
+) -> int | None:
+    """Set the jobset up, or find it; this node's row in it, or None when there is nothing left to do."""
+    if address.embedded:
+        display.say(f"Connecting to {address}...")
+    else:
+        display.say(f"Connecting to database {address.database} on {address.user}@{address.host}...")
+        if not address.has_password:
+            display.say(" - No password is set. (If needed, set the environment variable PGPASS.)")
+    store = Store(connect(address, f"workerbee {jobset_id} set-up"), jobset_id)
+    try:
+        set_up(store, job_ids, job_data, display.say)
+        if store.counts().finished:
+            return None
+        if options.why_bees:
+            display.say(f"{options.bees} bee{'s' * (options.bees != 1)}: {options.why_bees}.")
+        display.say("-" * 80)
+        return store.add_node(socket.gethostname(), machine_id(), os.getpid(), options.lease)
+    finally:
+        store.close()
+
+
+def _summarise(
+    address: Address, jobset_id: str, node: Node | None, setup: float, seconds: float, display: Quiet
+) -> JobsetSummary:
+    store = Store(connect(address, f"workerbee {jobset_id} summary"), jobset_id)
+    try:
+        counts = store.counts()
+        groups = store.failure_groups(CAUSES_SHOWN + 1)
+    finally:
+        store.close()
+    board = node.board if node else None
+    summary = JobsetSummary(
+        jobset_id,
+        counts.total,
+        counts.complete,
+        counts.failed,
+        completed_here=board.completed if board else 0,
+        failed_here=board.failed if board else 0,
+        crashed_here=board.crashed if board else 0,
+        bees_started=len(board.slots) if board else 0,
+        setup_seconds=setup,
+        seconds=seconds,
+    )
+    if counts.finished:
+        display.say("All jobs are exhausted, terminating.")
+    # The seed's one bee, with nothing but success, has said it all by now.
+    if groups or not counts.finished or not isinstance(display, Narrator):
+        for line in ended(summary, groups, CAUSES_SHOWN):
+            display.say(line)
+    return summary
+
+
+def _spare_our_frames() -> None:
+    """Let an error that nobody catches end in the caller's line and its one message.
+
+    Only where the interpreter's own excepthook is in force: whoever has set another one wants to see it all.
+    """
+    if sys.excepthook is not sys.__excepthook__:
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, WorkerbeeError):
+            ours = str(Path(__file__).parent)
+            frames = [frame for frame in traceback.extract_tb(trace) if not frame.filename.startswith(ours)]
+            shown = traceback.format_list(frames)
+            said = f"{kind.__module__}.{kind.__qualname__}: {error}\n"
+            sys.stderr.write("".join(["Traceback (most recent call last):\n", *shown, said]))
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = hook

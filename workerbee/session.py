@@ -1,0 +1,67 @@
+"""A connection to the jobset that comes back after the database was away."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import psycopg2
+
+from workerbee.address import Address, connect
+from workerbee.errors import DatabaseError
+from workerbee.store import Store
+
+T = TypeVar("T")
+
+PATIENCE = 600.0  # seconds that the database may be away
+LONGEST_PAUSE = 5.0
+GONE = (psycopg2.OperationalError, psycopg2.InterfaceError)
+
+
+class Session:
+    """A store that is connected anew when its connection breaks.
+
+    `name` is what the server lists it as. `pause` is how to sleep, in seconds; it may raise to give up early.
+    """
+
+    def __init__(
+        self, address: Address, jobset_id: str, name: str, pause: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._address = address
+        self._jobset_id = jobset_id
+        self._name = name
+        self._pause = pause
+        self._store: Store | None = None
+        self.since = 0.0  # when the connection was made, in monotonic seconds
+
+    def call(self, step: Callable[[Store], T], again: Callable[[Store], T] | None = None) -> T:
+        """What `step` returns. When its connection breaks, `again` (by default `step`) is called over a new one: it
+        must be safe whether or not the first try was committed. Raises `DatabaseError` when the database stays
+        away for `PATIENCE` seconds."""
+        deadline = time.monotonic() + PATIENCE
+        longest = 0.1
+        while True:
+            try:
+                if self._store is None:
+                    self._store = Store(connect(self._address, self._name), self._jobset_id)
+                    self.since = time.monotonic()
+                return step(self._store)
+            except GONE:
+                self.close()
+                step = again or step
+                if time.monotonic() > deadline:
+                    raise
+            except DatabaseError:
+                if time.monotonic() > deadline:
+                    raise
+            # Jitter, so that a thousand bees do not come back in step.
+            self._pause(random.uniform(0, longest))
+            longest = min(2 * longest, LONGEST_PAUSE)
+
+    def close(self) -> None:
+        """Disconnect; the next call connects again."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None

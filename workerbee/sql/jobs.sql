@@ -1,0 +1,122 @@
+-- Claiming jobs and settling them. Every statement names the claim that it expects to be in force.
+
+-- name: add_bee
+-- A bee makes itself known; it holds nothing yet.
+INSERT INTO {claims} (bee, node, pid) VALUES (nextval('wb_bees'), %(node)s, %(pid)s) RETURNING bee;
+
+-- name: settle_and_claim
+-- Mark the claim's `done` positions COMPLETE and claim up to `size` jobs, at random, from those with the fewest
+-- attempts: from a random position upwards, then from the start. A range that another bee holds is skipped. What is
+-- left of a range is told from `found`, the row as it was locked: the snapshot may be older.
+WITH held AS MATERIALIZED (
+    SELECT bee FROM {claims} WHERE bee = %(bee)s AND number = %(number)s FOR UPDATE
+), settled AS (
+    UPDATE {jobs} j
+    SET state = 'COMPLETE', finished_at = now(), node = %(node)s, seconds = done.seconds
+    FROM unnest(%(done)s::bigint[], %(seconds)s::real[]) AS done (pos, seconds)
+    WHERE j.pos = done.pos AND j.state = 'PENDING' AND EXISTS (SELECT FROM held)
+), fewest AS MATERIALIZED (
+    SELECT attempts, (random() * %(total)s)::bigint AS start FROM {ranges} ORDER BY attempts, hi LIMIT 1
+), found AS MATERIALIZED (
+    SELECT attempts, hi, lo FROM (
+        SELECT * FROM (
+            SELECT r.attempts, r.hi, r.lo FROM {ranges} r
+            WHERE r.attempts = (SELECT attempts FROM fewest) AND r.hi >= (SELECT start FROM fewest)
+            ORDER BY r.attempts, r.hi LIMIT 1 FOR UPDATE SKIP LOCKED) above
+        UNION ALL
+        SELECT * FROM (
+            SELECT r.attempts, r.hi, r.lo FROM {ranges} r
+            WHERE r.attempts = (SELECT attempts FROM fewest) AND r.hi < (SELECT start FROM fewest)
+            ORDER BY r.attempts, r.hi LIMIT 1 FOR UPDATE SKIP LOCKED) below
+    ) either
+    WHERE EXISTS (SELECT FROM held)
+    LIMIT 1
+), trimmed AS (
+    UPDATE {ranges} r SET lo = f.lo + %(size)s FROM found f
+    WHERE r.attempts = f.attempts AND r.hi = f.hi AND f.lo + %(size)s <= f.hi
+), emptied AS (
+    DELETE FROM {ranges} r USING found f
+    WHERE r.attempts = f.attempts AND r.hi = f.hi AND f.lo + %(size)s > f.hi
+), taken AS MATERIALIZED (
+    SELECT attempts, lo, least(hi, lo + %(size)s - 1) AS hi FROM found
+), claimed AS (
+    UPDATE {claims} c
+    SET number = c.number + 1, attempts = t.attempts, lo = t.lo, hi = t.hi,
+        since = CASE WHEN t.lo IS NOT NULL THEN now() END
+    FROM held LEFT JOIN taken t ON true
+    WHERE c.bee = held.bee
+)
+SELECT EXISTS (SELECT FROM held), EXISTS (SELECT FROM fewest), t.attempts, j.pos, j.job_id, j.data::text
+FROM (SELECT) one LEFT JOIN (taken t JOIN {jobs} j ON j.pos BETWEEN t.lo AND t.hi) ON true
+ORDER BY j.pos;
+
+-- name: hold_claim
+-- Lock a bee's claim before settling it; nothing comes back when somebody has taken it away.
+SELECT number, attempts, lo, hi, pid, node FROM {claims} WHERE bee = %(bee)s FOR UPDATE;
+
+-- name: find_claim
+-- What a bee holds: read back when the answer to a claim was lost with its connection.
+SELECT c.number, c.attempts, j.pos, j.job_id, j.data::text
+FROM {claims} c LEFT JOIN {jobs} j ON j.pos BETWEEN c.lo AND c.hi
+WHERE c.bee = %(bee)s ORDER BY j.pos;
+
+-- name: complete_jobs
+-- The function returned for these positions.
+UPDATE {jobs} j
+SET state = 'COMPLETE', finished_at = now(), node = %(node)s, seconds = done.seconds
+FROM unnest(%(done)s::bigint[], %(seconds)s::real[]) AS done (pos, seconds)
+WHERE j.pos = done.pos AND j.state = 'PENDING';
+
+-- name: charge_job
+-- Record a failed attempt and count it; the job is pending again behind all with fewer attempts, or FAILED.
+WITH charged AS (
+    UPDATE {jobs} j
+    SET errors = errors + (%(kind)s = 'error')::int,
+        crashes = crashes + (%(kind)s = 'crash')::int,
+        losses = losses + (%(kind)s = 'lost')::int,
+        state = CASE WHEN before.spent THEN 'FAILED' ELSE 'PENDING' END,
+        finished_at = CASE WHEN before.spent THEN now() END,
+        node = CASE WHEN before.spent THEN %(node)s END
+    FROM (SELECT pos, CASE %(kind)s WHEN 'error' THEN errors WHEN 'crash' THEN crashes ELSE losses END
+                      + 1 >= %(limit)s AS spent
+          FROM {jobs}) before
+    WHERE j.pos = %(pos)s AND before.pos = j.pos AND j.state = 'PENDING'
+    RETURNING j.pos, j.job_id, j.state, errors + crashes + losses AS attempts,
+              CASE %(kind)s WHEN 'error' THEN errors WHEN 'crash' THEN crashes ELSE losses END AS count
+), again AS (
+    INSERT INTO {ranges} (attempts, hi, lo) SELECT attempts, pos, pos FROM charged WHERE state = 'PENDING'
+), record AS (
+    INSERT INTO wb_failures (jobset_id, pos, job_id, attempt, kind, type, message, stack, exit_code, log, final,
+                             node, host, pid, bee, seconds)
+    SELECT %(jobset_id)s, pos, job_id, attempts, %(kind)s, %(type)s, %(message)s, %(stack)s, %(exit_code)s,
+           %(log)s, state = 'FAILED', %(node)s, coalesce((SELECT host FROM wb_nodes WHERE node = %(node)s), ''),
+           %(pid)s, %(bee)s, %(seconds)s
+    FROM charged
+)
+SELECT job_id, state, count FROM charged;
+
+-- name: release_jobs
+-- Positions that were claimed and not tried are pending again, uncharged.
+INSERT INTO {ranges} (attempts, hi, lo)
+SELECT %(attempts)s, pos, pos FROM unnest(%(positions)s::bigint[]) pos;
+
+-- name: empty_claim
+-- The bee holds nothing any more, and goes on.
+UPDATE {claims} SET number = number + 1, attempts = NULL, lo = NULL, hi = NULL, since = NULL WHERE bee = %(bee)s;
+
+-- name: drop_bee
+-- The bee has ended.
+DELETE FROM {claims} WHERE bee = %(bee)s;
+
+-- name: count_jobs
+-- The jobset's jobs by state, from small tables alone: COMPLETE is what is left of the total.
+SELECT (SELECT total FROM wb_jobsets WHERE jobset_id = %(jobset_id)s),
+       (SELECT coalesce(sum(hi - lo + 1), 0)::bigint FROM {ranges}),
+       (SELECT coalesce(sum(hi - lo + 1), 0)::bigint FROM {claims}),
+       (SELECT count(*) FROM wb_failures WHERE jobset_id = %(jobset_id)s AND final);
+
+-- name: group_failures
+-- The jobset's failures by kind and message, the most frequent first.
+SELECT kind, type, message, count(*), min(job_id) FROM wb_failures
+WHERE jobset_id = %(jobset_id)s
+GROUP BY kind, type, message ORDER BY count(*) DESC, min(failure) LIMIT %(most)s;

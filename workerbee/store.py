@@ -1,0 +1,208 @@
+"""A jobset in the database: one connection, a method per step of a job's way."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+
+from workerbee.job import (
+    Charge,
+    Claim,
+    Counts,
+    Failure,
+    FailureGroup,
+    Job,
+    Kind,
+    Limits,
+    Outcome,
+    State,
+)
+from workerbee.queries import composed
+
+Connection = psycopg2.extensions.connection
+
+
+class Store:
+    """The jobset `jobset_id` over one `connection`, which it owns and keeps in autocommit mode."""
+
+    def __init__(self, connection: Connection, jobset_id: str) -> None:
+        connection.autocommit = True
+        self.connection = connection
+        self.jobset_id = jobset_id
+        self._queries = {name: query.as_string(connection) for name, query in composed(jobset_id).items()}
+        self._total: int | None = None
+
+    def close(self) -> None:
+        self.connection.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything inside commits together, or not at all."""
+        with self.connection:
+            yield
+
+    def run(self, name: str, **values: Any) -> list[tuple[Any, ...]]:
+        """The rows that the query `name` yields."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(self._queries[name], {"jobset_id": self.jobset_id, **values})
+            return cursor.fetchall() if cursor.description else []
+
+    def copy(self, name: str, file: Any) -> None:
+        """Stream what `file.read()` gives into the query `name`, a COPY."""
+        with self.connection.cursor() as cursor:
+            cursor.copy_expert(self._queries[name], file)
+
+    def total(self) -> int | None:
+        """How many jobs the jobset has; None when it does not exist."""
+        if self._total is None:
+            rows = self.run("find_jobset")
+            self._total = rows[0][0] if rows else None
+        return self._total
+
+    def counts(self) -> Counts:
+        """The jobs by state, at one instant; costs the same however many there are."""
+        return Counts(*self.run("count_jobs")[0])
+
+    def failure_groups(self, most: int) -> list[FailureGroup]:
+        """The `most` frequent failures, grouped by kind and message."""
+        return [FailureGroup(Kind(kind), *rest) for kind, *rest in self.run("group_failures", most=most)]
+
+    # A bee's way: add, claim and settle again and again, drop.
+
+    def add_bee(self, node: int, pid: int) -> Claim:
+        """Make a bee known, with an empty claim."""
+        ((bee,),) = self.run("add_bee", node=node, pid=pid)
+        return Claim(bee, 0)
+
+    def settle_and_claim(
+        self, claim: Claim, done: Mapping[int, float], size: int, node: int
+    ) -> tuple[Claim | None, bool]:
+        """In one commit, mark the positions of `done` COMPLETE, with their seconds, and claim up to `size` jobs.
+
+        Returns the new claim and whether there was pending work (an empty claim despite it means that others were
+        at the same rows: try again). The claim is None when somebody has taken the old one away; then nothing was
+        written.
+        """
+        rows = self.run(
+            "settle_and_claim",
+            bee=claim.bee,
+            number=claim.number,
+            done=list(done),
+            seconds=list(done.values()),
+            size=size,
+            node=node,
+            total=self.total(),
+        )
+        held, pending = rows[0][:2]
+        if not held:
+            return None, pending
+        jobs = tuple(Job(pos, job_id, data, attempts) for _, _, attempts, pos, job_id, data in rows if pos)
+        return Claim(claim.bee, claim.number + 1, jobs), pending
+
+    def settle(
+        self, bee: int, number: int, outcomes: Sequence[Outcome], limits: Limits, *, drop: bool
+    ) -> list[Charge] | None:
+        """Write `outcomes`, what became of the claim `number` of `bee`, and release what it held besides.
+
+        With `drop` the bee is gone, and so is its row; otherwise it holds an empty claim with the next number. A
+        dead bee may have claimed once more without a trace: then its outcomes are in already, and that newer
+        claim is released. Returns the charges, or None when the claim had been taken away: nothing is written.
+        """
+        with self.transaction():
+            rows = self.run("hold_claim", bee=bee)
+            if not rows:
+                return None
+            ((held, attempts, lo, hi, pid, node),) = rows
+            if held != number:
+                if not drop:
+                    return []  # we wrote them already: only the answer was lost
+                outcomes = []
+            mine = [] if lo is None else range(lo, hi + 1)
+            outcomes = [outcome for outcome in outcomes if outcome.pos in mine]
+            done = {o.pos: o.seconds for o in outcomes if o.failure is None}
+            if done:
+                self.run("complete_jobs", done=list(done), seconds=list(done.values()), node=node)
+            charges = [
+                charge
+                for o in outcomes
+                if o.failure
+                for charge in self._charge(o.pos, o.seconds, o.failure, limits, bee=bee, pid=pid, node=node)
+            ]
+            settled = {outcome.pos for outcome in outcomes}
+            untried = [pos for pos in mine if pos not in settled]
+            if untried:
+                self.run("release_jobs", attempts=attempts, positions=untried)
+            self.run("drop_bee" if drop else "empty_claim", bee=bee)
+            return charges
+
+    def _charge(self, pos: int, seconds: float | None, failure: Failure, limits: Limits, **by: Any) -> list[Charge]:
+        limit = limits.of(failure.kind)
+        rows = self.run(
+            "charge_job",
+            pos=pos,
+            seconds=seconds,
+            limit=limit,
+            kind=failure.kind.value,
+            type=failure.type,
+            message=failure.message,
+            stack=failure.stack,
+            exit_code=failure.exit_code,
+            log=failure.log,
+            **by,
+        )
+        return [Charge(job_id, failure, count, limit, State(state)) for job_id, state, count in rows]
+
+    def find_claim(self, bee: int) -> Claim | None:
+        """What `bee` holds by the database's word; None when it has been taken away."""
+        rows = self.run("find_claim", bee=bee)
+        if not rows:
+            return None
+        jobs = tuple(Job(pos, job_id, data, attempts) for _, attempts, pos, job_id, data in rows if pos)
+        return Claim(bee, rows[0][0], jobs)
+
+    # A node's way: add, beat, end; and what is done for nodes that could not end.
+
+    def add_node(self, host: str, machine: str, pid: int, lease: float) -> int:
+        """Make a node known; its claims are safe while it beats at least every `lease` seconds."""
+        ((node,),) = self.run("add_node", host=host, machine=machine, pid=pid, lease=lease)
+        return int(node)
+
+    def beat_node(self, node: int, keeper_pid: int) -> None:
+        """The node lives."""
+        self.run("beat_node", node=node, keeper_pid=keeper_pid)
+
+    def end_node(self, node: int) -> None:
+        """The node ends in order, its claims settled."""
+        with self.transaction():
+            self.run("drop_empty_bees", node=node)
+            self.run("end_node", node=node)
+
+    def silent_bees(self, node: int) -> list[tuple[int, str, float]]:
+        """Bees of other nodes that missed their lease: bee, host, seconds of silence."""
+        return [(bee, host, silent) for bee, host, silent in self.run("find_silent_bees", node=node)]
+
+    def machine_bees(self, node: int, machine: str) -> list[tuple[int, list[int]]]:
+        """Bees of other nodes on `machine`, each with the processes that may still speak for it."""
+        rows = self.run("find_machine_bees", node=node, machine=machine)
+        return [(bee, [pid for pid in pids if pid]) for bee, *pids in rows]
+
+    def lose_bee(self, bee: int, message: str, limits: Limits) -> list[Charge]:
+        """Take away what `bee` holds, since its node is lost; each job of it is charged with that."""
+        with self.transaction():
+            rows = self.run("hold_claim", bee=bee)
+            if not rows:
+                return []
+            ((_, _, lo, hi, pid, node),) = rows
+            failure = Failure(Kind.LOST, "lost", message)
+            held = [] if lo is None else range(lo, hi + 1)
+            charges = [self._charge(pos, None, failure, limits, bee=bee, pid=pid, node=node) for pos in held]
+            self.run("drop_bee", bee=bee)
+            return [charge for charged in charges for charge in charged]
+
+    def end_silent_nodes(self) -> None:
+        """Mark the nodes as ended that are silent and hold nothing any more."""
+        self.run("end_silent_nodes")

@@ -1,0 +1,280 @@
+"""The supervisor: starts bees, replaces those that die, stops them. It runs no job and asks no database."""
+
+from __future__ import annotations
+
+import selectors
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from workerbee import orphans
+from workerbee.board import Board, Phase
+from workerbee.child import Child, adopt_orphans
+from workerbee.errors import NodeFailed
+from workerbee.events import Event, Receiver
+from workerbee.output import Output
+from workerbee.signals import Signals
+from workerbee.text import ending
+
+STILLBORN_LIMIT = 5  # bees in a row that die before they claim anything
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 30.0  # seconds
+LAST_WORDS = 10.0  # seconds that the keeper has to end the node in the database
+
+
+class Audience(Protocol):
+    """Who sees the run."""
+
+    def happened(self, event: Event) -> None:
+        """A failure was charged."""
+
+    def refresh(self) -> float:
+        """Show the board as it stands, if it is time to; the seconds until it will be again."""
+
+    def say(self, line: str) -> None:
+        """Something about the node as a whole."""
+
+
+class Supervisor:
+    """Runs a bee in every slot of `board`, and a keeper, until the jobset has no more work or it is told to stop.
+
+    `start_bee(index)` starts a bee with the pipes of its output, if the supervisor is to pass that on;
+    `start_keeper()` a keeper, which `wake()` rouses. `mark` is in the environment of all that bees start. `grace`
+    is in seconds.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        start_bee: Callable[[int], tuple[Child, list[Output]]],
+        start_keeper: Callable[[], Child],
+        wake: Callable[[], None],
+        events: Receiver,
+        signals: Signals,
+        audience: Audience,
+        mark: str,
+        grace: float,
+    ) -> None:
+        self._board = board
+        self._header = board.header
+        self._start_bee = start_bee
+        self._start_keeper = start_keeper
+        self._wake = wake
+        self._events = events
+        self._signals = signals
+        self._audience = audience
+        self._mark = mark
+        self._grace = grace
+        self._bees: dict[int, Child] = {}
+        self._outputs: dict[int, list[Output]] = {}
+        self._keeper: Child | None = None
+        self._selector = selectors.DefaultSelector()
+        self._not_before = [0.0] * len(board.slots)
+        self._idle_since = [0.0] * len(board.slots)
+        self._stillborn = 0
+        self._keepers_lost = 0
+        self._completed = 0
+        self._deadline: float | None = None
+        self._given_up = float("inf")
+        self._refresh = 0.0
+        self._obeyed = 0
+        self._failure: str | None = None
+        self._strangers: set[int] = set()
+
+    @property
+    def fds(self) -> list[int]:
+        """The descriptors that are the supervisor's alone, for a child to close."""
+        own = [bee.fd for bee in self._bees.values()]
+        own += [output.fd for outputs in self._outputs.values() for output in outputs]
+        own += [self._keeper.fd] if self._keeper else []
+        if isinstance(self._selector, selectors.EpollSelector):
+            own.append(self._selector.fileno())
+        return [*own, self._events.fd, self._signals.fd]
+
+    def run(self) -> None:
+        """Keep the node working until it is over. Raises `NodeFailed` when bees die before they claim anything."""
+        self._strangers = orphans.children()
+        adopt_orphans(True)
+        self._selector.register(self._events.fd, selectors.EVENT_READ)
+        self._selector.register(self._signals.fd, selectors.EVENT_READ)
+        try:
+            while not self._over():
+                self._reap()
+                self._obey()
+                self._maintain()
+                self._report()
+                self._sleep()
+            self._close()
+        finally:
+            self._abandon()
+            adopt_orphans(False)
+        if self._failure:
+            raise NodeFailed(self._failure)
+
+    def _over(self) -> bool:
+        if time.monotonic() > self._given_up:
+            return True
+        if self._bees or any(slot.phase is not Phase.EMPTY for slot in self._board.slots):
+            return False
+        return bool(self._header.stop) or self._finished()
+
+    def _finished(self) -> bool:
+        header = self._header
+        return header.counted > max(self._idle_since) and header.pending == header.claimed == 0
+
+    def _reap(self) -> None:
+        for index, bee in list(self._bees.items()):
+            code = bee.poll()
+            if code is not None:
+                self._bury(index, bee, code)
+        if self._keeper and (code := self._keeper.poll()) is not None:
+            self._lose_keeper(self._keeper, code)
+
+    def _bury(self, index: int, bee: Child, code: int) -> None:
+        slot = self._board.slots[index]
+        for output in self._outputs.pop(index):
+            self._selector.unregister(output.fd)
+            output.close()
+        self._selector.unregister(bee.fd)
+        bee.close()
+        del self._bees[index]
+        self._end_orphans()
+        if slot.phase is Phase.ALIVE:
+            self._judge(index, code)
+            slot.exit_code = code
+            slot.move(Phase.DEAD)
+        else:
+            if slot.phase is Phase.NO_WORK:
+                self._idle_since[index] = time.monotonic()
+            slot.clear()
+            slot.move(Phase.EMPTY)
+        self._wake()
+
+    def _judge(self, index: int, code: int) -> None:
+        """Count a bee that died before it claimed anything against this node: no job is to blame."""
+        slot = self._board.slots[index]
+        if slot.jobs or slot.ordered:
+            return
+        completed = self._board.completed
+        self._stillborn = 1 if completed > self._completed else self._stillborn + 1
+        self._completed = completed
+        backoff = min(FIRST_BACKOFF * 2 ** (self._stillborn - 1), LONGEST_BACKOFF)
+        self._not_before[index] = time.monotonic() + backoff
+        reason = slot.read_note() or ending(code)
+        if self._stillborn >= STILLBORN_LIMIT:
+            self._give_up(f"{STILLBORN_LIMIT} bees in a row died before they claimed a job; the last: {reason}")
+        else:
+            self._audience.say(f"bee {index} died before it claimed a job ({reason}), next try in {backoff:.1f} s")
+
+    def _lose_keeper(self, keeper: Child, code: int) -> None:
+        self._selector.unregister(keeper.fd)
+        keeper.close()
+        self._keeper = None
+        if not self._header.closing:
+            self._keepers_lost += 1
+            self._audience.say(f"the keeper died ({ending(code)}), started again")
+            if self._keepers_lost >= STILLBORN_LIMIT:
+                self._give_up(f"the keeper died {STILLBORN_LIMIT} times; the last: {ending(code)}")
+
+    def _give_up(self, reason: str) -> None:
+        self._failure = self._failure or reason
+        self._stop(0 if self._keeper is None else self._grace)
+
+    def _obey(self) -> None:
+        self._signals.drain()
+        arrived, self._obeyed = self._signals.stops[self._obeyed :], len(self._signals.stops)
+        if arrived and self._deadline is None:
+            running = sum(slot.pos != 0 for slot in self._board.slots)
+            self._audience.say(
+                f"{arrived[0].name}: no new claims; {running} running jobs may finish within {self._grace:g} s "
+                "(once more: kill them)"
+            )
+            self._stop(self._grace)
+            arrived = arrived[1:]
+        if arrived or (self._deadline is not None and time.monotonic() > self._deadline):
+            self._kill_bees()
+
+    def _stop(self, grace: float) -> None:
+        self._header.stop = 1
+        if self._deadline is None:
+            self._deadline = time.monotonic() + grace
+
+    def _kill_bees(self) -> None:
+        for index, bee in self._bees.items():
+            self._board.slots[index].ordered = 1
+            bee.kill()
+        # Their claims go back through the keeper; where the database is away, only the lease can do that.
+        self._given_up = min(self._given_up, time.monotonic() + LAST_WORDS)
+
+    def _maintain(self) -> None:
+        if self._header.stop or self._finished():
+            return
+        if self._keeper is None:
+            self._keeper = self._start_keeper()
+            self._selector.register(self._keeper.fd, selectors.EVENT_READ)
+        now = time.monotonic()
+        idle = 0
+        for index, slot in enumerate(self._board.slots):
+            if slot.phase is not Phase.EMPTY or self._not_before[index] > now:
+                continue
+            if self._idle_since[index]:
+                # It found nothing to do. Another starts only for jobs that have come back since.
+                idle += 1
+                if self._header.counted < self._idle_since[index] or self._header.pending < idle:
+                    continue
+                self._idle_since[index] = 0.0
+            self._start(index)
+
+    def _start(self, index: int) -> None:
+        slot = self._board.slots[index]
+        slot.move(Phase.ALIVE)
+        bee, outputs = self._start_bee(index)
+        slot.pid = bee.pid
+        self._bees[index], self._outputs[index] = bee, outputs
+        self._selector.register(bee.fd, selectors.EVENT_READ)
+        for output in outputs:
+            self._selector.register(output.fd, selectors.EVENT_READ)
+
+    def _report(self) -> None:
+        for event in self._events.receive():
+            if event.kind:
+                self._audience.happened(event)
+        for outputs in self._outputs.values():
+            for output in outputs:
+                output.pass_on()
+        self._refresh = time.monotonic() + self._audience.refresh()
+
+    def _sleep(self) -> None:
+        now = time.monotonic()
+        later = [*self._not_before, self._deadline or 0.0, self._given_up]
+        due = min([self._refresh, *(at for at in later if at > now)])
+        self._selector.select(max(0.0, due - now))
+
+    def _end_orphans(self) -> None:
+        keeper = {self._keeper.pid} if self._keeper else set()
+        known = self._strangers | keeper | {bee.pid for bee in self._bees.values()}
+        orphans.end(orphans.children() - known, self._mark, self._board.inode)
+
+    def _close(self) -> None:
+        """Let the keeper end the node in the database, but do not wait for it for ever."""
+        self._header.closing = 1
+        self._wake()
+        deadline = min(self._given_up, time.monotonic() + LAST_WORDS)
+        while self._keeper and self._keeper.poll() is None and time.monotonic() < deadline:
+            if len(self._signals.stops) > max(1, self._obeyed):
+                break
+            self._selector.select(0.05)
+            self._signals.drain()
+        self._report()
+
+    def _abandon(self) -> None:
+        """Leave nothing running, whatever led here."""
+        for child in [*self._bees.values(), *([self._keeper] if self._keeper else [])]:
+            if child.poll() is None:
+                child.kill()
+                child.wait(LAST_WORDS)
+            child.close()
+        self._end_orphans()
+        for outputs in self._outputs.values():
+            for output in outputs:
+                output.close()
+        self._selector.close()
