@@ -9,7 +9,7 @@ from workerbee.postgresql import postgres_jobset
 
 
 def my_job(job_id, job_data):
-    print('\n\n - processing job {} with data: {}\n\n'.format(job_id, job_data))
+    print(f'\n\n - processing job {job_id} with data: {job_data}\n\n')
     sleep(1)
 
 

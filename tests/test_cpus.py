@@ -113,9 +113,7 @@ LSF = {"LSB_JOBID": "17"}
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "NSLOTS": "4"}, None),
     ],
 )
-def test_grant_is_this_nodes_share(
-    tmp_path: Path, environ: dict[str, str], granted: tuple[str, int] | None
-) -> None:
+def test_grant_is_this_nodes_share(tmp_path: Path, environ: dict[str, str], granted: tuple[str, int] | None) -> None:
     for name, value in environ.items():
         if value.startswith("FILE "):
             (tmp_path / name).write_text(value[5:])
@@ -157,9 +155,7 @@ def test_malformed_grant_is_ignored(job: Mapping[str, str], name: str, value: st
         (b"\0\xff\x80", None),
     ],
 )
-def test_htcondor_slot_is_read_from_the_machine_ad(
-    tmp_path: Path, ad: bytes, granted: tuple[str, int] | None
-) -> None:
+def test_htcondor_slot_is_read_from_the_machine_ad(tmp_path: Path, ad: bytes, granted: tuple[str, int] | None) -> None:
     (tmp_path / ".machine.ad").write_bytes(ad)
     assert granted_cpus({"_CONDOR_MACHINE_AD": str(tmp_path / ".machine.ad")}) == granted
 
@@ -246,9 +242,7 @@ V2_MOUNTS = [f"/ {V2} cgroup2 rw,nsdelegate"]
     [
         pytest.param(["0::/job"], V2_MOUNTS, {f"{V2}/job": v2("400000")}, 4, id="v2"),
         pytest.param(["0::/job"], V2_MOUNTS, {f"{V2}/job": v2("max")}, None, id="v2 no limit"),
-        pytest.param(
-            ["0::/job"], V2_MOUNTS, {f"{V2}/job": v2("9000000")}, None, id="v2 more than the machine"
-        ),
+        pytest.param(["0::/job"], V2_MOUNTS, {f"{V2}/job": v2("9000000")}, None, id="v2 more than the machine"),
         pytest.param(["0::/job"], V2_MOUNTS, {f"{V2}/job": v2("75000", 50000)}, 1.5, id="v2 part of a CPU"),
         pytest.param(["0::/job"], V2_MOUNTS, {f"{V2}/job": v2("1000")}, 0.01, id="v2 less than one"),
         pytest.param(["0::/job"], V2_MOUNTS, {f"{V2}/job": v2("100000")}, 1, id="v2 just one"),
@@ -342,9 +336,7 @@ V2_MOUNTS = [f"/ {V2} cgroup2 rw,nsdelegate"]
             id="v1 container",
         ),
         pytest.param(["3:cpuset:/job"], V1_MOUNTS, {f"{V1}/job": v1(100000)}, None, id="v1 without cpu"),
-        pytest.param(
-            V1_OWN, V1_MOUNTS, {f"{V1}/slice/job": {"cpu.cfs_quota_us": "9"}}, None, id="v1 no period"
-        ),
+        pytest.param(V1_OWN, V1_MOUNTS, {f"{V1}/slice/job": {"cpu.cfs_quota_us": "9"}}, None, id="v1 no period"),
         pytest.param(V1_OWN, V1_MOUNTS, {f"{V1}/slice/job": v1(100000, 0)}, None, id="v1 period of zero"),
         pytest.param(
             [*V1_OWN, "0::/job"],
@@ -443,9 +435,7 @@ def test_real_quota_above_own_cgroup(tmp_path: Path) -> None:
             (above / name).write_text(text)
     except OSError as error:
         reason: str | None = f"no cgroup with a quota can be made here, so on a made-up tree only: {error}"
-        plant(
-            tmp_path, ["0::/above/job"], V2_MOUNTS, {f"{V2}/above": v2("50000"), f"{V2}/above/job": v2("max")}
-        )
+        plant(tmp_path, ["0::/above/job"], V2_MOUNTS, {f"{V2}/above": v2("50000"), f"{V2}/above/job": v2("max")})
         found = usable_cpus({}, tmp_path)
     else:
         reason = None

@@ -116,7 +116,9 @@ class Slot(ctypes.Structure):
 
     def clear(self) -> None:
         """Forget the last bee; the counts over the slot's life stay."""
-        self.pid = self.exit_code = self.ordered = self.bee = self.number = self.lo = self.size = self.pos = self.jobs = 0
+        self.pid = self.exit_code = self.ordered = self.bee = self.number = self.lo = self.size = self.pos = (
+            self.jobs
+        ) = 0
         self.job_id = self.note = b""
         self.log_start = 0
 

@@ -240,10 +240,11 @@ def _launch(base: Path, package: Path, start_lock: int, server_lock: int) -> Non
     log = base / "server.log"
     if log.exists():
         log.replace(base / "server.log.old")
-    data = base / "data"
-    # No process of this server is left, since we have its lock. PostgreSQL only has the pid to go by, and
-    # would give up if another process had got it since.
-    (data / "postmaster.pid").unlink(missing_ok=True)
+    data, folder = base / "data", _make_socket_folder(base)
+    # No process of this server is left, since we have its lock. PostgreSQL only has the pid in these files to
+    # go by, and would give up if it is another process's by now, or a zombie's.
+    for stale in data / "postmaster.pid", folder / f".s.PGSQL.{PORT}.lock":
+        stale.unlink(missing_ok=True)
     programs = _programs(base, package)
     if not data.exists():
         _create_database(base, programs, start_lock)
@@ -253,11 +254,11 @@ def _launch(base: Path, package: Path, start_lock: int, server_lock: int) -> Non
     }.items():
         (base / name).write_bytes(os.fsencode(line))
         (base / name).chmod(0o644)
-    folder = str(_make_socket_folder(base)).replace('"', '""')
+    quoted_folder = '"{}"'.format(str(folder).replace('"', '""'))
     settings = {
         "listen_addresses": "",
         "port": PORT,
-        "unix_socket_directories": f'"{folder}"',
+        "unix_socket_directories": quoted_folder,
         "unix_socket_permissions": "0700",
         "hba_file": str(base / "pg_hba.conf"),
         "ident_file": str(base / "pg_ident.conf"),

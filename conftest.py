@@ -1,0 +1,126 @@
+"""A real PostgreSQL for the whole run, a fresh database for each test, and scripts run as a user would."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+import psycopg2.extensions
+import pytest
+
+ADDRESS_VARIABLES = {
+    "dbname": "PGDATABASE",
+    "host": "PGHOST",
+    "port": "PGPORT",
+    "user": "PGUSER",
+    "password": "PGPASSWORD",
+}
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[dict[str, str]]:
+    """libpq parameters of the server under test: WORKERBEE_TEST_DSN, or an embedded one of this run's own."""
+    given = os.environ.get("WORKERBEE_TEST_DSN")
+    if given:
+        yield {key: str(value) for key, value in psycopg2.extensions.parse_dsn(given).items()}
+        return
+    from workerbee import embedded
+
+    # Not below pytest's tmp_path, which is closed to the account that root's server runs under.
+    home = Path(tempfile.mkdtemp(prefix="workerbee-tests-"))
+    home.chmod(0o755)
+    try:
+        yield embedded.start(home)
+    finally:
+        # Its warden stops the server once this process is gone; the files can go before that.
+        postmaster = home / "pg18" / "data" / "postmaster.pid"
+        pid = int(postmaster.read_text().split()[0])
+        os.kill(pid, signal.SIGINT)
+        psutil.wait_procs([process for process in psutil.process_iter() if process.pid == pid], timeout=30)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def parameters(server: dict[str, str], request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """libpq parameters of a database that is this test's alone."""
+    name = f"wb_test_{os.getpid()}_{abs(hash(request.node.nodeid)) % 10**9}"
+    admin = psycopg2.connect(**server)
+    admin.autocommit = True
+    with admin.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+    yield {**server, "dbname": name}
+    with admin.cursor() as cursor:
+        # Sessions that a killed process left are for the server to notice.
+        cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        cursor.execute(f"DROP DATABASE {name}")
+    admin.close()
+
+
+@pytest.fixture
+def address(parameters: dict[str, str]) -> dict[str, Any]:
+    """The same as arguments of `postgres_jobset`."""
+    return {"database" if key == "dbname" else key: value for key, value in parameters.items()}
+
+
+@pytest.fixture
+def sql(parameters: dict[str, str]) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
+    """Ask the database over a connection that workerbee does not know: `sql("SELECT ...", value...)`."""
+    connection = psycopg2.connect(**parameters)
+    connection.autocommit = True
+
+    def ask(query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with connection.cursor() as cursor:
+            cursor.execute(query, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    yield ask
+    connection.close()
+
+
+@pytest.fixture
+def environ(parameters: dict[str, str]) -> dict[str, str]:
+    """An environment in which the test's database is the one that libpq finds."""
+    ours = {ADDRESS_VARIABLES[key]: value for key, value in parameters.items() if key in ADDRESS_VARIABLES}
+    # pytest's own settings are not a user's.
+    others = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "PYTEST"))}
+    return {**others, **ours, "PYTHONUNBUFFERED": "1"}
+
+
+@pytest.fixture
+def script(environ: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a script with a user's environment: `script(code, *arguments)`; stderr goes into stdout.
+
+    Whatever is left of it when the test ends is killed.
+    """
+    started: list[subprocess.Popen[str]] = []
+
+    def start(code: str, *arguments: str, **more: str) -> subprocess.Popen[str]:
+        path = tmp_path / f"script{len(started)}.py"
+        path.write_text(textwrap.dedent(code))
+        process = subprocess.Popen(
+            [sys.executable, str(path), *arguments],
+            env={**environ, **more},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
