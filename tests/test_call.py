@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from workerbee import postgres_jobset
@@ -89,7 +91,7 @@ def test_claims_are_random(address):
     assert sorted(calls) == list(range(100))
     assert calls != sorted(calls)
     # Of a shuffled hundred about half the neighbours ascend.
-    assert 20 < sum(a < b for a, b in zip(calls, calls[1:], strict=False)) < 80
+    assert 20 < sum(a < b for a, b in pairwise(calls)) < 80
 
 
 def test_finished_jobset_returns_at_once(address, capsys):

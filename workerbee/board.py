@@ -152,11 +152,6 @@ class Board:
     def __reduce__(self) -> tuple[Any, ...]:
         return Board, (len(self.slots), self._file, self.stacks)
 
-    @property
-    def inode(self) -> int:
-        """Tells this board's memory from any other's in a process's list of mappings."""
-        return os.fstat(self._file.fd).st_ino
-
     def close(self) -> None:
         """Let the descriptors go; the memory lives as long as someone maps it."""
         for file in (self._file, *self.stacks):

@@ -20,6 +20,7 @@ from typing import Any
 
 import threadpoolctl
 
+from workerbee import orphans
 from workerbee.shared import NamelessFile
 
 PR_SET_PDEATHSIG = 1
@@ -32,7 +33,6 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
-MARK = "WORKERBEE_NODE"  # in the environment of whatever a bee starts
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _begin(method: str, birth: Birth, close: Sequence[int]) -> None:
         birth.stack.empty()
         faulthandler.enable(birth.stack.fd)
     if birth.mark:
-        os.environ[MARK] = birth.mark
+        orphans.wear(orphans.bee_mark(birth.mark, os.getpid()))
     if birth.threads is not None:
         limit_threads(birth.threads)
     _reseed()

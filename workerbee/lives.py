@@ -220,4 +220,4 @@ def _end_processes(work: Work) -> None:
         if slot.phase is Phase.ALIVE and slot.pid:
             kill_group(slot.pid)
     spared = {os.getpid(), work.supervisor}
-    orphans.end(set(psutil.pids()) - spared, work.mark, work.board.inode)
+    orphans.end(set(psutil.pids()) - spared, work.mark)

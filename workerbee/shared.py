@@ -8,8 +8,6 @@ import tempfile
 from multiprocessing import reduction
 from typing import Any
 
-NAME = "workerbee"
-
 
 class NamelessFile:
     """A file in no file system, so that nothing is left behind when everything is killed at once.
@@ -20,7 +18,7 @@ class NamelessFile:
     def __init__(self, fd: int | None = None) -> None:
         if fd is None:
             if sys.platform == "linux":
-                fd = os.memfd_create(NAME)
+                fd = os.memfd_create("workerbee")
             else:
                 with tempfile.TemporaryFile() as file:
                     fd = os.dup(file.fileno())

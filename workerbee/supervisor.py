@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import selectors
+import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -38,8 +39,8 @@ class Supervisor:
     """Runs a bee in every slot of `board`, and a keeper, until the jobset has no more work or it is told to stop.
 
     `start_bee(index)` starts a bee with the pipes of its output, if the supervisor is to pass that on;
-    `start_keeper()` a keeper, which `wake()` rouses. `mark` is in the environment of all that bees start. `grace`
-    is in seconds.
+    `start_keeper()` a keeper, which `wake()` rouses. `mark` begins the mark of all that bees start. `grace` is in
+    seconds.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class Supervisor:
         self._selector.unregister(bee.fd)
         bee.close()
         del self._bees[index]
-        self._end_orphans()
+        self._end_orphans(orphans.bee_mark(self._mark, bee.pid))
         if slot.phase is Phase.ALIVE:
             self._judge(index, code)
             slot.exit_code = code
@@ -249,10 +250,14 @@ class Supervisor:
         due = min([self._refresh, *(at for at in later if at > now)])
         self._selector.select(max(0.0, due - now))
 
-    def _end_orphans(self) -> None:
+    def _end_orphans(self, mark: str) -> None:
+        """End what processes with `mark` left to us, and reap what has ended."""
         keeper = {self._keeper.pid} if self._keeper else set()
-        known = self._strangers | keeper | {bee.pid for bee in self._bees.values()}
-        orphans.end(orphans.children() - known, self._mark, self._board.inode)
+        left = orphans.children() - self._strangers - keeper - {bee.pid for bee in self._bees.values()}
+        orphans.end(left, mark)
+        # With other threads about, a child may be one of theirs, and they will want to wait for it.
+        if threading.active_count() == 1:
+            orphans.reap(left)
 
     def _close(self) -> None:
         """Let the keeper end the node in the database, but do not wait for it for ever."""
@@ -273,7 +278,12 @@ class Supervisor:
                 child.kill()
                 child.wait(LAST_WORDS)
             child.close()
-        self._end_orphans()
+        self._bees.clear()
+        self._keeper = None
+        deadline = time.monotonic() + LAST_WORDS
+        self._end_orphans(self._mark)
+        while any(orphans.wears(pid, self._mark) for pid in orphans.children()) and time.monotonic() < deadline:
+            self._end_orphans(self._mark)
         for outputs in self._outputs.values():
             for output in outputs:
                 output.close()

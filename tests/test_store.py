@@ -1,0 +1,224 @@
+"""Claims and settlements in the database: nobody gets a job twice, and a late word changes nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+import psycopg2
+import pytest
+
+from workerbee.job import Counts, Failure, Kind, Limits, Outcome, State
+from workerbee.loading import set_up
+from workerbee.store import Store
+
+LIMITS = Limits(max_attempts=2, max_crashes=2, max_losses=2)
+BOOM = Failure(Kind.ERROR, "ValueError", "boom")
+
+
+@pytest.fixture
+def open_store(parameters):
+    """Another connection to the jobset."""
+    stores = []
+
+    def another() -> Store:
+        stores.append(Store(psycopg2.connect(**parameters), "store"))
+        return stores[-1]
+
+    yield another
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def store(open_store):
+    """A jobset of three jobs, and a node 1 that works for it."""
+    store = open_store()
+    set_up(store, ["a", "b", "c"], None, lambda _: None)
+    store.add_node("host", "machine", 1, 30)
+    return store
+
+
+def claim_one(store, bee=None, done=None):
+    claim, _ = store.settle_and_claim(bee or store.add_bee(1, 1), done or {}, 1, 1)
+    return claim
+
+
+@pytest.mark.parametrize("size", [1, 7, 1024])
+@pytest.mark.parametrize("jobs", [40, 9000])
+def test_no_job_is_claimed_twice(open_store, jobs, size):
+    set_up(open_store(), map(str, range(jobs)), None, lambda _: None)
+    seen: list[str] = []
+    errors: list[BaseException] = []
+
+    def work(store):
+        try:
+            claim, done, pending = store.add_bee(1, 1), {}, True
+            while pending:
+                claim, pending = store.settle_and_claim(claim, done, size, 1)
+                seen.extend(job.job_id for job in claim.jobs)
+                done = {job.pos: 0.0 for job in claim.jobs}
+                pending = pending or bool(done)
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    threads = [threading.Thread(target=work, args=(open_store(),)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert Counter(seen) == dict.fromkeys(map(str, range(jobs)), 1)
+    store = open_store()
+    assert store.counts() == Counts(jobs, 0, 0, 0)
+    assert store.run("find_jobset") == [(jobs,)]
+
+
+def test_counts_follow_a_jobs_way(store):
+    assert store.counts() == Counts(total=3, pending=3, claimed=0, failed=0)
+    claim = claim_one(store)
+    assert store.counts() == Counts(total=3, pending=2, claimed=1, failed=0)
+    claim = claim_one(store, claim, {claim.jobs[0].pos: 0.5})
+    assert store.counts() == Counts(total=3, pending=1, claimed=1, failed=0)
+    assert store.counts().complete == 1
+    charges = store.settle(claim.bee, claim.number, [Outcome(claim.jobs[0].pos, 1.0, BOOM)], Limits(1, 1), drop=True)
+    assert [(charge.count, charge.limit, charge.state) for charge in charges] == [(1, 1, State.FAILED)]
+    assert store.counts() == Counts(total=3, pending=1, claimed=0, failed=1)
+
+
+def test_the_view_shows_who_holds_what(store, sql):
+    claim = claim_one(store)
+    rows = dict(sql("SELECT job_id, (state, bee, host)::text FROM wb_jobs__store"))
+    assert rows.pop(claim.jobs[0].job_id) == f"(CLAIMED,{claim.bee},host)"
+    assert set(rows.values()) == {"(PENDING,,)"}
+
+
+def test_a_late_word_changes_nothing(store, sql):
+    late = claim_one(store)
+    pos = late.jobs[0].pos
+    store.lose_bee(late.bee, "gone", LIMITS)
+    assert store.settle_and_claim(late, {pos: 1.0}, 1, 1) == (None, True)
+    assert store.settle(late.bee, late.number, [Outcome(pos, 1.0)], LIMITS, drop=False) is None
+    assert store.settle(late.bee, late.number, [Outcome(pos, 1.0, BOOM)], LIMITS, drop=True) is None
+    assert sql("SELECT DISTINCT state FROM wb__store") == [("PENDING",)]
+    assert sql("SELECT kind, job_id FROM wb_failures") == [("lost", late.jobs[0].job_id)]
+    assert store.counts() == Counts(total=3, pending=3, claimed=0, failed=0)
+
+
+def test_an_old_claims_word_does_not_settle_the_new_one(store, sql):
+    old = claim_one(store)
+    new = claim_one(store, old, {old.jobs[0].pos: 0.1})
+    assert store.settle_and_claim(old, {new.jobs[0].pos: 0.1}, 1, 1) == (None, True)
+    assert store.settle(old.bee, old.number, [Outcome(new.jobs[0].pos, 0.1)], LIMITS, drop=False) == []
+    assert dict(sql("SELECT pos, state FROM wb__store"))[new.jobs[0].pos] == "PENDING"
+
+
+def test_complete_never_changes(store, sql):
+    claim = claim_one(store)
+    done = claim.jobs[0].pos
+    claim = claim_one(store, claim, {done: 0.25})
+    for failure in (BOOM, Failure(Kind.CRASH, "SIGSEGV", ""), Failure(Kind.LOST, "lost", "")):
+        assert (
+            store.run(
+                "charge_job",
+                pos=done,
+                seconds=1,
+                limit=1,
+                kind=failure.kind.value,
+                type="",
+                message="",
+                stack="",
+                exit_code=None,
+                log="",
+                bee=claim.bee,
+                pid=1,
+                node=1,
+            )
+            == []
+        )
+    assert sql("SELECT state, errors + crashes + losses FROM wb__store WHERE pos = %s", done) == [("COMPLETE", 0)]
+    assert sql("SELECT count(*) FROM wb_failures") == [(0,)]
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_each_kind_has_its_own_limit(store, sql, kind):
+    limits = Limits(max_attempts=2, max_crashes=3, max_losses=4)
+    most = limits.of(kind)
+    sql("DELETE FROM wb_ranges__store WHERE hi > 1")
+    for count in range(1, most + 1):
+        claim = claim_one(store)
+        assert claim.jobs[0].attempts == count - 1
+        (charge,) = store.settle(claim.bee, claim.number, [Outcome(1, 1.0, Failure(kind, "t", "m"))], limits, drop=True)
+        state = State.FAILED if count == most else State.PENDING
+        assert (charge.count, charge.limit, charge.state) == (count, most, state)
+    assert sql("SELECT state FROM wb__store WHERE pos = 1") == [("FAILED",)]
+    assert sql("SELECT attempt, final FROM wb_failures ORDER BY failure") == [
+        (n, n == most) for n in range(1, most + 1)
+    ]
+
+
+def test_part_of_a_batch_settles_and_the_rest_goes_back(open_store, sql):
+    store = open_store()
+    # Long enough for ranges of several jobs.
+    set_up(store, map(str, range(20_000)), None, lambda _: None)
+    claim, _ = store.settle_and_claim(store.add_bee(1, 1), {}, 4, 1)
+    first, second, *rest = (job.pos for job in claim.jobs)
+    assert len(rest) == 2
+    store.settle(claim.bee, claim.number, [Outcome(first, 1.0), Outcome(second, 1.0, BOOM)], LIMITS, drop=True)
+    states = dict(sql("SELECT pos, state || errors FROM wb__store WHERE pos BETWEEN %s AND %s", first, rest[-1]))
+    assert states == {first: "COMPLETE0", second: "PENDING1", rest[0]: "PENDING0", rest[1]: "PENDING0"}
+    assert store.counts() == Counts(20_000, 19_999, 0, 0)
+    assert sql("SELECT attempts, lo, hi FROM wb_ranges__store WHERE attempts > 0") == [(1, second, second)]
+
+
+def test_a_claim_made_without_a_trace_goes_back_uncharged(store, sql):
+    # The bee was killed after its claim was committed and before it could note that: the board speaks of the old one.
+    old = claim_one(store)
+    done = Outcome(old.jobs[0].pos, 0.1)
+    claim_one(store, old, {done.pos: 0.1})
+    assert store.settle(old.bee, old.number, [done], LIMITS, drop=True) == []
+    assert store.counts() == Counts(total=3, pending=2, claimed=0, failed=0)
+    assert sql("SELECT count(*) FROM wb_failures") == [(0,)]
+
+
+def test_a_claim_whose_answer_was_lost_is_read_back(store):
+    claim = claim_one(store)
+    assert store.find_claim(claim.bee) == claim
+    store.lose_bee(claim.bee, "gone", LIMITS)
+    assert store.find_claim(claim.bee) is None
+
+
+def test_only_silent_nodes_lose_their_bees(store, sql):
+    silent, loud = store.add_node("silent", "m", 1, 5), store.add_node("loud", "m", 1, 5)
+    bee = store.add_bee(silent, 1).bee
+    store.add_bee(loud, 1)
+    sql("UPDATE wb_nodes SET beat_at = now() - interval '6 s' WHERE node = %s", silent)
+    sql("UPDATE wb_nodes SET beat_at = now() - interval '4 s' WHERE node = %s", loud)
+    assert [(found, host) for found, host, _ in store.silent_bees(1)] == [(bee, "silent")]
+    store.lose_bee(bee, "gone", LIMITS)
+    store.end_silent_nodes()
+    assert sql("SELECT host FROM wb_nodes WHERE ended_at IS NOT NULL") == [("silent",)]
+    store.beat_node(silent, 1)
+    assert sql("SELECT host FROM wb_nodes WHERE ended_at IS NOT NULL") == []
+
+
+def test_claims_are_found_by_index(open_store, sql):
+    store = open_store()
+    set_up(store, map(str, range(50_000)), None, lambda _: None)
+    claim = store.add_bee(1, 1)
+    query = store._queries["settle_and_claim"]
+    values = {"bee": claim.bee, "number": 0, "done": [3], "seconds": [0.1], "size": 1, "node": 1, "total": 50_000}
+    with store.connection.cursor() as cursor:
+        cursor.execute("EXPLAIN (FORMAT JSON) " + query, values)
+        ((plan,),) = cursor.fetchall()
+    scans = [(node["Node Type"], node["Relation Name"]) for node in _nodes(plan[0]["Plan"]) if "Relation Name" in node]
+    big = {"wb__store", "wb_ranges__store"}
+    assert big <= {table for _, table in scans}
+    assert [scan for scan in scans if scan[1] in big and scan[0] == "Seq Scan"] == []
+
+
+def _nodes(plan):
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from _nodes(below)
