@@ -203,7 +203,7 @@ def test_only_silent_nodes_lose_their_bees(store, sql):
     assert sql("SELECT host FROM wb_nodes WHERE ended_at IS NOT NULL") == []
 
 
-def test_claims_are_found_by_index(open_store, sql):
+def test_claims_are_found_by_index(open_store):
     store = open_store()
     set_up(store, map(str, range(50_000)), None, lambda _: None)
     claim = store.add_bee(1, 1)

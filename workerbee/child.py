@@ -60,9 +60,10 @@ class Child:
         self, method: str, birth: Birth, entry: Callable[..., None], args: Sequence[Any], close: Sequence[int] = ()
     ) -> None:
         forked = method == "fork"
-        process = multiprocessing.get_context(method).Process(  # type: ignore[attr-defined]
-            target=_live, args=(method, birth, close if forked else (), entry, *args)
-        )
+        context: Any = multiprocessing.get_context(method)
+        if method == "forkserver":
+            context.set_forkserver_preload([entry.__module__])
+        process = context.Process(target=_live, args=(method, birth, close if forked else (), entry, *args))
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(ValueError, OSError, AttributeError):  # closed, or there is none
                 stream.flush()

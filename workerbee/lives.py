@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cloudpickle
 import psutil
@@ -37,27 +37,33 @@ LOG_TAIL = 16_000  # bytes of a bee's log that go into a failure's record
 
 
 class Portable:
-    """Any function, made fit for a spawned process: lambdas, closures and what __main__ defines go by value."""
+    """Any function, made fit for a spawned process: lambdas, closures and what __main__ defines go by value.
 
-    def __init__(self, function: JobFunction) -> None:
-        self.function = function
+    Over there it is unpacked by the first who asks for it, so that a failure has somebody to tell of it.
+    """
+
+    def __init__(self, function: JobFunction | None, packed: bytes = b"") -> None:
+        self._function = function
+        self._packed = packed
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpacked, (self.packed(),)
+        return Portable, (None, self.packed())
+
+    @property
+    def function(self) -> JobFunction:
+        if self._function is None:
+            self._function = cast(JobFunction, pickle.loads(self._packed))
+        return self._function
 
     def packed(self) -> bytes:
         """The function as bytes. Raises `InvalidType` for one that holds what cannot leave this process."""
         try:
-            return bytes(cloudpickle.dumps(self.function))
+            return self._packed or bytes(cloudpickle.dumps(self._function))
         except Exception as error:  # whatever the __reduce__ of a user's object raises
             raise InvalidType(
                 f"job_function cannot be sent to a spawned process ({type(error).__name__}: {error}); "
                 "load what it holds inside the function, or use start_method='fork'"
             ) from None
-
-
-def _unpacked(packed: bytes) -> Portable:
-    return Portable(pickle.loads(packed))
 
 
 @dataclass(frozen=True)
@@ -148,12 +154,21 @@ class _Reporter:
 def live_as_bee(work: Work, index: int) -> None:
     """The life of one bee's process."""
     slot = work.board.slots[index]
-    reporter = _Reporter(work, index)
+    try:
+        slot.move(_make_bee(work, index).run())
+    except Interrupted:
+        slot.ordered = 1  # told to stop while the database was away: the keeper settles what is on the board
+    except Exception as error:
+        slot.write_note(f"{type(error).__name__}: {error}")
+        raise
+
+
+def _make_bee(work: Work, index: int) -> Bee:
     work.title(f"bee {index}")
+    reporter = _Reporter(work, index)
     name = f"workerbee {work.jobset_id} bee {index}"
-    session = Session(work.address, work.jobset_id, name, pausing(work.board, time.sleep))
     bee = Bee(
-        session,
+        Session(work.address, work.jobset_id, name, pausing(work.board, time.sleep)),
         work.board,
         index,
         work.function.function,
@@ -166,14 +181,7 @@ def live_as_bee(work: Work, index: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: bee.stop())
     os.register_at_fork(after_in_child=_forget_handlers)
-    try:
-        slot.move(bee.run())
-    except Interrupted:
-        slot.ordered = 1  # told to stop while the database was away: the keeper settles what is on the board
-    except Exception as error:
-        slot.write_note(f"{type(error).__name__}: {error}")
-        raise
-    session.close()
+    return bee
 
 
 def _forget_handlers() -> None:

@@ -94,6 +94,8 @@ class Node:
     def close(self) -> None:
         """Let go of everything; no process of the node is left."""
         setproctitle(self._title)
+        # It refers to us: without that cycle, the board's memory goes with the last reference to this node.
+        self._supervisor = None
         for end in (self._receiver, self._sender, self._wake_reader, self._wake_writer, self.board):
             end.close()
 

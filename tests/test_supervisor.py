@@ -1,0 +1,339 @@
+"""Bees under a supervisor: real deaths, each with the right cause, and nobody else notices."""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from setproctitle import getproctitle
+
+from tests.helpers import wait_until
+from workerbee import InvalidType, NodeFailed, postgres_jobset
+
+
+def note(path, *words):
+    """Append a line in one write, so that what a dying bee noted is there."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(fd, (" ".join(map(str, words)) + "\n").encode())
+    os.close(fd)
+
+
+def noted(path):
+    return [line.split() for line in Path(path).read_text().splitlines()] if Path(path).exists() else []
+
+
+def children():
+    """The children of this process, but for the helpers that multiprocessing keeps until its end."""
+    helpers = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
+    found = {child: " ".join(child.cmdline()) for child in psutil.Process().children()}
+    return {child.pid: line for child, line in found.items() if not any(helper in line for helper in helpers)}
+
+
+def segfault():
+    ctypes.string_at(0)
+
+
+DEATHS = {
+    "segv": (segfault, "crash", "SIGSEGV", -signal.SIGSEGV),
+    "abort": (os.abort, "crash", "SIGABRT", -signal.SIGABRT),
+    "bus": (lambda: os.kill(os.getpid(), signal.SIGBUS), "crash", "SIGBUS", -signal.SIGBUS),
+    "kill": (lambda: os.kill(os.getpid(), signal.SIGKILL), "crash", "SIGKILL", -signal.SIGKILL),
+    "exit0": (lambda: os._exit(0), "crash", "exit", 0),
+    "exit3": (lambda: os._exit(3), "crash", "exit", 3),
+    "sysexit": (lambda: sys.exit(0), "error", "SystemExit", None),
+    "interrupt": (lambda: signal.raise_signal(signal.SIGINT) or exec("raise KeyboardInterrupt"), "error", None, None),
+    "raise": (lambda: {}["missing"], "error", "KeyError", None),
+}
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_every_death_is_told_from_every_other(address, sql, tmp_path, method):
+    log = tmp_path / "log"
+
+    def job(job_id, _data):
+        note(log, job_id, os.getpid())
+        if job_id in DEATHS:
+            DEATHS[job_id][0]()
+
+    good = [f"good{n}" for n in range(30)]
+    summary = postgres_jobset(
+        "deaths", job, [*good, *DEATHS], **address, verbose=False, processes=2, max_attempts=2, max_crashes=1,
+        start_method=method,
+    )  # fmt: skip
+    crashes = sum(kind == "crash" for _, kind, _, _ in DEATHS.values())
+    assert (summary.complete, summary.failed) == (len(good), len(DEATHS))
+    assert (summary.completed_here, summary.failed_here) == (len(good), len(DEATHS))
+    assert (summary.crashed_here, summary.bees_started) == (crashes, 2)
+    runs = collections.Counter(job_id for job_id, _ in noted(log))
+    assert runs == dict.fromkeys(good, 1) | {
+        name: 1 if kind == "crash" else 2 for name, (_, kind, _, _) in DEATHS.items()
+    }
+    found = {
+        job_id: (kind, type_, code)
+        for job_id, kind, type_, code in sql("SELECT job_id, kind, type, exit_code FROM wb_failures WHERE final")
+    }
+    assert found == {
+        name: (kind, type_ or "KeyboardInterrupt", code) for name, (_, kind, type_, code) in DEATHS.items()
+    }
+    ((stack,),) = sql("SELECT stack FROM wb_failures WHERE job_id = 'segv'")
+    assert "Segmentation fault" in stack
+    assert "segfault" in stack
+    assert sql("SELECT count(*) FROM wb_claims__deaths") == [(0,)]
+
+
+def test_a_crash_disturbs_no_sibling(address, tmp_path):
+    log = tmp_path / "log"
+
+    def job(job_id, _data):
+        note(log, job_id, os.getpid())
+        if job_id == "long":
+            # Each second attempt comes after it was claimed, so ten at least die beside it.
+            wait_until(lambda: sum(line[0].startswith("crash") for line in noted(log)) == 20)
+        else:
+            segfault()
+
+    ids = ["long", *(f"crash{n}" for n in range(10))]
+    summary = postgres_jobset("sibling", job, ids, **address, verbose=False, processes=2, max_crashes=2)
+    assert (summary.complete, summary.failed, summary.crashed_here) == (1, 10, 20)
+    lines = noted(log)
+    assert [job_id for job_id, _ in lines].count("long") == 1
+    (long_pid,) = [pid for job_id, pid in lines if job_id == "long"]
+    assert len({pid for _, pid in lines} - {long_pid}) == 20
+
+
+def test_a_job_that_forks_does_not_make_a_second_bee(address, tmp_path):
+    log = tmp_path / "log"
+
+    def job(job_id, _data):
+        child = os.fork()
+        note(log, job_id, "parent" if child else "child")
+        if child:
+            os.waitpid(child, 0)
+        elif job_id == "1":
+            raise ValueError("in the child")
+
+    summary = postgres_jobset("forks", job, map(str, range(20)), **address, verbose=False, processes=2)
+    assert summary.ok
+    assert collections.Counter(map(tuple, noted(log))) == {
+        (str(n), who): 1 for n in range(20) for who in ("parent", "child")
+    }
+
+
+def test_the_same_inline(address, tmp_path):
+    log = tmp_path / "log"
+
+    def job(job_id, _data):
+        child = os.fork()
+        note(log, job_id)
+        if child:
+            os.waitpid(child, 0)
+
+    assert postgres_jobset("forks", job, ["a", "b", "c"], **address, verbose=False).ok
+    assert collections.Counter(job_id for (job_id,) in noted(log)) == {"a": 2, "b": 2, "c": 2}
+
+
+def test_what_a_job_leaves_behind_is_killed_with_its_bee(address, tmp_path):
+    pids = tmp_path / "pids"
+
+    def job(job_id, _data):
+        import subprocess
+
+        # A program in a session of its own, a fork in the bee's group, and a fork that is a daemon.
+        program = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        note(pids, program.pid)
+        for daemon in (False, True):
+            if os.fork() == 0:
+                if daemon:
+                    os.setsid()
+                    if os.fork():
+                        os._exit(0)
+                note(pids, os.getpid())
+                time.sleep(1000)
+        wait_until(lambda: len(noted(pids)) % 3 == 0)
+        if job_id == "crash":
+            segfault()
+
+    postgres_jobset("leftovers", job, ["crash", "fine"], **address, verbose=False, processes=1, max_crashes=1)
+    left = [int(pid) for (pid,) in noted(pids)]
+    assert len(left) == 6
+    assert not any(psutil.pid_exists(pid) for pid in left)
+    assert children() == {}
+
+
+def test_the_callers_own_children_are_left_alone(address):
+    import subprocess
+
+    bystander = subprocess.Popen(["sleep", "1000"])
+    try:
+        postgres_jobset("mine", lambda *_: segfault(), ["a"], **address, verbose=False, processes=1, max_crashes=1)
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        assert bystander.wait() == -signal.SIGKILL
+
+
+def test_bees_are_replaced_after_so_many_jobs(address, tmp_path):
+    log = tmp_path / "log"
+    summary = postgres_jobset(
+        "spent", lambda *_: note(log, os.getpid()), map(str, range(30)), **address,
+        verbose=False, processes=2, max_jobs_per_bee=5,
+    )  # fmt: skip
+    assert summary.ok
+    jobs = collections.Counter(pid for (pid,) in noted(log))
+    assert max(jobs.values()) == 5
+    assert len(jobs) >= 6
+    assert summary.bees_started == 2
+
+
+class Unloadable:
+    """A function that falls apart where it is unpickled."""
+
+    def __call__(self, _job_id, _data):
+        raise AssertionError
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def test_a_node_whose_bees_cannot_begin_gives_up_with_the_reason(address, sql):
+    with pytest.raises(NodeFailed, match=r"5 bees in a row .* invalid literal for int.*no number"):
+        postgres_jobset("stillborn", Unloadable(), ["a"], **address, verbose=False, processes=1, start_method="spawn")
+    assert sql("SELECT state FROM wb_jobs__stillborn") == [("PENDING",)]
+    assert sql("SELECT count(*) FROM wb_failures") == [(0,)]
+    assert children() == {}
+
+
+def test_a_function_that_cannot_be_sent_is_told_at_once(address):
+    lock = threading.Lock()
+    with pytest.raises(InvalidType, match="job_function cannot be sent"):
+        postgres_jobset(
+            "unsent", lambda *_: lock.acquire(), ["a"], **address, verbose=False, processes=1, start_method="spawn"
+        )
+
+
+def test_nothing_of_the_node_is_left(address, sql):
+    def state():
+        handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)]
+        return sorted(os.listdir("/proc/self/fd")), handlers, getproctitle(), threading.active_count()  # noqa: PTH208
+
+    before = state()
+    for processes in (None, 2):
+        postgres_jobset(f"tidy{processes or 0}", lambda *_: None, ["a"], **address, verbose=False, processes=processes)
+        assert state() == before
+    assert sql("SELECT count(*) FROM wb_nodes WHERE ended_at IS NULL") == [(0,)]
+    assert sql("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'workerbee%%'") == [(0,)]
+
+
+def test_each_bee_has_its_own_connection_and_the_launcher_none(address, sql, tmp_path):
+    log = tmp_path / "log"
+
+    def job(job_id, _data):
+        note(log, job_id)
+        wait_until(lambda: len(noted(log)) == 2 and (tmp_path / "seen").exists())
+
+    seen = []
+
+    def look():
+        wait_until(lambda: len(noted(log)) == 2)
+        seen.extend(sql("SELECT application_name FROM pg_stat_activity WHERE application_name LIKE %s", "workerbee%"))
+        (tmp_path / "seen").touch()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    postgres_jobset("connections", job, ["a", "b"], **address, verbose=False, processes=2)
+    thread.join()
+    who = ("bee 0", "bee 1", "keeper")
+    assert sorted(name for (name,) in seen) == [f"workerbee connections {name}" for name in who]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_bees_draw_different_numbers_with_few_threads(address, tmp_path, method):
+    import numpy
+
+    log = tmp_path / "log"
+    numpy.random.seed(1)
+    random.seed(1)
+
+    def job(_job_id, _data):
+        import threadpoolctl
+
+        threads = {pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
+        note(log, random.random(), numpy.random.random(), os.environ["OMP_NUM_THREADS"], max(threads, default=3))
+        wait_until(lambda: len(noted(log)) == 3)
+
+    assert postgres_jobset(
+        "seeds", job, ["a", "b", "c"], **address, verbose=False, processes=3, start_method=method, threads_per_bee=3
+    ).ok
+    draws, numpy_draws, variables, threads = zip(*noted(log), strict=True)
+    assert len(set(draws)) == len(set(numpy_draws)) == 3
+    assert set(variables) == {"3"}
+    assert all(int(count) <= 3 for count in threads)
+
+
+def test_logs_hold_what_a_bee_said_before_it_died(address, sql, tmp_path):
+    def job(job_id, _data):
+        print(f"{job_id} begins")
+        # Past Python, as a C library would.
+        os.write(2, f"{job_id}: assertion failed\n".encode())
+        if job_id == "dies":
+            os.abort()
+        if job_id == "raises":
+            raise ValueError
+
+    ids = ["fine", "dies", "raises"]
+    logs = tmp_path / "new" / "logs"
+    postgres_jobset(
+        "logs", job, ids, **address, verbose=False, processes=1, max_attempts=1, max_crashes=1, log_dir=logs
+    )
+    found = dict(sql("SELECT job_id, log FROM wb_failures"))
+    assert found == {name: f"{name} begins\n{name}: assertion failed\n" for name in ("dies", "raises")}
+    (file,) = logs.iterdir()
+    assert sorted(file.read_text().splitlines()) == sorted(
+        line for name in ids for line in (f"{name} begins", f"{name}: assertion failed")
+    )
+
+
+def test_process_titles_say_what_runs_and_never_the_password(address, tmp_path):
+    titles = []
+
+    def job(_job_id, _data):
+        wait_until((tmp_path / "seen").exists)
+
+    def look():
+        def bee():
+            found = children().values()
+            return found if any("bee 0: a\u00e4" in line for line in found) else None
+
+        titles.extend(line.strip("\0 ") for line in [*wait_until(bee), " ".join(psutil.Process().cmdline())])
+        (tmp_path / "seen").touch()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    postgres_jobset("titles", job, ["a\u00e4"], **{**address, "password": "s3cret!"}, verbose=False, processes=1)
+    thread.join()
+    assert sorted(titles) == [
+        "workerbee titles bee 0: a\u00e4",
+        "workerbee titles keeper",
+        "workerbee titles supervisor",
+    ]
+
+
+def test_called_from_a_thread(address):
+    results = []
+    thread = threading.Thread(
+        target=lambda: results.append(
+            postgres_jobset("thread", lambda *_: None, ["a", "b"], **address, verbose=False, processes=2)
+        )
+    )
+    thread.start()
+    thread.join()
+    assert results[0].ok

@@ -1,0 +1,100 @@
+"""How far a jobset is, in numbers and words, read from the board: no database is asked for it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from workerbee.board import Board, Phase
+
+# The rate is taken over the last seconds, or over as many more as it took to settle a few jobs: long jobs would
+# otherwise show no rate at all, and then a burst.
+RATE_WINDOW = 20.0
+RATE_JOBS = 20
+LONG = 2.0  # seconds from which a running job is worth naming
+
+
+class Progress:
+    """The jobset of `board`, as its keeper last counted it, and the jobs of the node's own bees."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._header = board.header
+        self._samples: deque[tuple[float, int]] = deque()
+
+    @property
+    def settled(self) -> int:
+        """Jobs that are COMPLETE or FAILED."""
+        return self._header.total - self._header.pending - self._header.claimed
+
+    @property
+    def share(self) -> float:
+        """`settled` as a part of 1."""
+        return self.settled / self._header.total if self._header.total else 0.0
+
+    @property
+    def percent(self) -> str:
+        """100 % only when all is settled."""
+        return f"{int(100 * self.share)} %"
+
+    def rate(self) -> float:
+        """Jobs settled a second, lately, on all nodes; to be asked for again and again, as the counts come in."""
+        at, settled = self._header.counted, self.settled
+        samples = self._samples
+        if at and (not samples or samples[-1][1] != settled):
+            samples.append((at, settled))
+        while len(samples) > 2 and at - samples[1][0] >= RATE_WINDOW and settled - samples[1][1] >= RATE_JOBS:
+            samples.popleft()
+        if not samples or at <= samples[0][0]:
+            return 0.0
+        return max(0.0, (settled - samples[0][1]) / (at - samples[0][0]))
+
+    def status(self) -> str:
+        """The counts in one line."""
+        header = self._header
+        if not header.counted:
+            return "starting"
+        running = sum(slot.phase is Phase.ALIVE and slot.pos != 0 for slot in self._board.slots)
+        done = f"{self.settled - header.failed} of {header.total} done"
+        return f"{done}, {header.failed} failed, {running} running, {pace(self.rate())}"
+
+    def left(self) -> str:
+        """The time until the end if all goes on as lately; nothing while that cannot be told."""
+        rate, jobs = self.rate(), self._header.pending + self._header.claimed
+        return f"about {duration(jobs / rate)} left" if rate and jobs else ""
+
+    def longest(self, width: int, most: int = 3) -> str:
+        """The jobs that have run longest, if for long, in about `width` characters."""
+        now = time.monotonic()
+        slots = [slot for slot in self._board.slots if slot.phase is Phase.ALIVE and slot.pos]
+        running = [(now - slot.started, slot.read_job_id()) for slot in slots]
+        running = sorted((ran for ran in running if ran[0] > LONG), reverse=True)[:most]
+        if not running:
+            return ""
+        room = max(8, (width - len("longest: ")) // len(running) - len("'' 12:34:56 h, "))
+        return "longest: " + ", ".join(f"'{shortened(job_id, room)}' {duration(ran)}" for ran, job_id in running)
+
+
+def shortened(text: str, limit: int) -> str:
+    """`text` without what is in the middle: of a path, both ends tell."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    half = (limit - 1) // 2
+    return text if len(text) <= limit else f"{text[: limit - 1 - half]}…{text[-half:]}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 12 s, 3:05 min or 2:03:05 h."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02}:{rest:02} h"
+    return f"{minutes}:{rest:02} min" if minutes else f"{rest} s"
+
+
+def pace(rate: float) -> str:
+    """Jobs a second as 250 jobs/s, 2.5 jobs/s, or per minute or hour when they are slow."""
+    for unit, seconds in (("s", 1), ("min", 60), ("h", 3600)):
+        often = rate * seconds
+        if often >= 1:
+            break
+    return f"{often:.{0 if often >= 10 or not rate else 1}f} jobs/{unit if rate else 's'}"
