@@ -121,6 +121,6 @@ def script(environ: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., su
 
     yield start
     for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+        process.kill()
+        process.wait()
+        process.stdout.close()

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
-from collections import deque
 from collections.abc import Sequence
 
-from rich.console import Console, Group
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -17,97 +13,53 @@ from rich.text import Text
 from workerbee.board import Board
 from workerbee.events import Event
 from workerbee.job import Charge, FailureGroup, Job, JobsetSummary, Kind, State
+from workerbee.progress import Progress
+from workerbee.terminal import Screen, Stream, harmless
 from workerbee.text import printable
 
 log = logging.getLogger(__name__)
 
-LINES_EVERY = 5.0  # seconds between progress lines
-BAR_EVERY = 0.2
-RATE_WINDOW = 20.0  # seconds that the shown rate is taken over
-LONG = 2.0  # seconds from which a running job is worth naming
+# Seconds between progress lines: a run of hours needs fewer of them.
+FIRST_LINES_EVERY, LAST_LINES_EVERY = 5.0, 60.0
+BAR_EVERY = 0.1
+LINE_WIDTH = 160
+# Failures told one by one: so many at once, then so many a second.
+FAILURES_AT_ONCE, FAILURES_PER_SECOND = 20.0, 1.0
 
 
 def told(event: Event) -> str:
     """A failure in one line."""
-    again = "job FAILED" if event.state is State.FAILED else ""
     count = f"({event.count} of {event.limit})"
-    if event.kind is Kind.CRASH:
-        end = event.type if event.type != "exit" else event.message.removeprefix("its bee died: ")
-        return f"bee {event.slot} died of {end} in job '{event.job_id}' {count}, {again or 'started again'}"
+    why = cause(event.kind, event.type, event.message)
+    failed = "job FAILED" if event.state is State.FAILED else ""
     if event.kind is Kind.LOST:
-        return f"job '{event.job_id}' was lost: {event.message} {count}, {again or 'pending again'}"
-    said = f"{event.type}: {event.message}" if event.message else event.type
-    return f"job '{event.job_id}' failed: {said} {count}, {again or 'tried again last'}"
+        return f"job '{event.job_id}' was lost: {why} {count}, {failed or 'pending again'}"
+    if event.kind is Kind.CRASH:
+        end = f"with {why}" if event.type == "exit" else f"of {why}"
+        return f"bee {event.slot} died {end} in job '{event.job_id}' {count}, {failed or 'started again'}"
+    return f"job '{event.job_id}' failed: {why} {count}, {failed or 'tried again last'}"
 
 
-class Progress:
-    """How far the jobset is, read from the board: no database is asked for it."""
-
-    def __init__(self, board: Board) -> None:
-        self._board = board
-        self._samples: deque[tuple[float, int]] = deque()
-
-    @property
-    def total(self) -> int:
-        return self._board.header.total
-
-    @property
-    def settled(self) -> int:
-        """Jobs that are COMPLETE or FAILED."""
-        header = self._board.header
-        return header.total - header.pending - header.claimed
-
-    def rate(self) -> float:
-        """Jobs settled a second, lately, on all nodes."""
-        at = self._board.header.counted
-        if at and (not self._samples or self._samples[-1][0] != at):
-            self._samples.append((at, self.settled))
-        while len(self._samples) > 2 and self._samples[-1][0] - self._samples[0][0] > RATE_WINDOW:
-            self._samples.popleft()
-        if len(self._samples) < 2:
-            return 0.0
-        (then, before), (now, after) = self._samples[0], self._samples[-1]
-        return max(0.0, (after - before) / (now - then))
-
-    def words(self) -> str:
-        """It all on one line."""
-        header = self._board.header
-        if not header.counted:
-            return "starting"
-        running = sum(slot.pos != 0 for slot in self._board.slots)
-        rate = self.rate()
-        left = header.pending + header.claimed
-        parts = [f"{self.settled - header.failed} of {header.total} done", f"{header.failed} failed"]
-        parts += [f"{running} running", f"{rate:.{0 if rate >= 10 else 1}f} jobs/s"]
-        if rate and left:
-            parts.append(f"{duration(left / rate)} left")
-        return ", ".join(parts)
-
-    def longest(self, most: int = 3) -> list[str]:
-        """The jobs that have run longest, if for long."""
-        now = time.monotonic()
-        running = [(now - slot.started, slot.read_job_id()) for slot in self._board.slots if slot.pos]
-        running = sorted((ran for ran in running if ran[0] > LONG), reverse=True)[:most]
-        return [f"'{printable(job_id, 60)}' {duration(seconds)}" for seconds, job_id in running]
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 12 s, 3:05 min or 2:03:05 h."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}:{minutes:02}:{rest:02} h"
-    return f"{minutes}:{rest:02} min" if minutes else f"{rest} s"
+def cause(kind: Kind | None, type: str, message: str) -> str:
+    """Why an attempt failed, in words that say nothing twice."""
+    if kind is Kind.ERROR:
+        return f"{type}: {message}" if message else type
+    return message.removeprefix("its bee died: ")
 
 
 class Quiet:
-    """Shows nothing of ours; what jobs print is theirs, and is passed on. What happens is logged."""
+    """Shows nothing of ours; what jobs print is theirs, and is passed on. What happens is logged instead."""
+
+    def __init__(self) -> None:
+        self._stdout, self._stderr = Stream("stdout"), Stream("stderr")
 
     def say(self, line: str) -> None:
-        log.info(line)
+        """Something about the run as a whole."""
+        log.info("%s", printable(line))
 
     def happened(self, event: Event) -> None:
-        log.warning(told(event))
+        """A failure was charged."""
+        log.warning("%s", told(event))
 
     def refresh(self) -> float:
         """Show what has changed; the seconds until that is worth doing again."""
@@ -115,100 +67,148 @@ class Quiet:
 
     def out(self, line: str) -> None:
         """A line that a job printed to its stdout."""
-        print(line, flush=True)
+        self._stdout.write(line + "\n")
 
     def err(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        """A line that a job printed to its stderr."""
+        self._stderr.write(line + "\n")
 
     def watch(self, board: Board) -> None:
         """The bees of this `board` are about to start."""
 
     def close(self) -> None:
-        """No more is to come."""
+        """No more is to come of what was watched."""
+
+
+class Flood:
+    """Lets lines through while they are few, and counts the rest."""
+
+    def __init__(self) -> None:
+        self._allowed = FAILURES_AT_ONCE
+        self._at = time.monotonic()
+        self.held = 0
+
+    @property
+    def is_over(self) -> bool:
+        """There is room for a line again."""
+        now = time.monotonic()
+        self._allowed = min(FAILURES_AT_ONCE, self._allowed + (now - self._at) * FAILURES_PER_SECOND)
+        self._at = now
+        return self._allowed >= 1
+
+    def admits(self) -> bool:
+        """Whether the next line may be shown; else it is counted as held back."""
+        if self.is_over:
+            self._allowed -= 1
+            return True
+        self.held += 1
+        return False
 
 
 class Lines(Quiet):
     """Plain lines: for a log, a pipe, a batch system's output file."""
 
     def __init__(self) -> None:
+        super().__init__()
+        self._flood = Flood()
         self._progress: Progress | None = None
-        self._next = 0.0
+        self._begun = self._next = 0.0
 
     def say(self, line: str) -> None:
-        super().say(line)
-        print(line, flush=True)
+        self._show(printable(line))
 
     def happened(self, event: Event) -> None:
-        super().happened(event)
-        print(told(event), flush=True)
+        self._tell_held()
+        if self._flood.admits():
+            self._show(told(event), "red" if event.state is State.FAILED else "yellow")
 
     def watch(self, board: Board) -> None:
         self._progress = Progress(board)
-        self._next = time.monotonic() + LINES_EVERY
+        self._begun = time.monotonic()
+        self._next = self._begun + FIRST_LINES_EVERY
 
     def refresh(self) -> float:
         if self._progress is None:
-            return LINES_EVERY
+            return LAST_LINES_EVERY
+        self._tell_held()
         self._progress.rate()
         now = time.monotonic()
         if now >= self._next:
-            self._next = now + LINES_EVERY
-            longest = self._progress.longest()
-            print(self._progress.words() + (f"; longest: {', '.join(longest)}" if longest else ""), flush=True)
+            self._next = now + min(LAST_LINES_EVERY, max(FIRST_LINES_EVERY, (now - self._begun) / 60))
+            counts = [self._progress.percent + ": " + self._progress.status(), self._progress.left()]
+            longest = self._progress.longest(LINE_WIDTH)
+            self._show("; ".join(filter(None, [", ".join(filter(None, counts)), longest])))
         return self._next - now
 
+    def close(self) -> None:
+        self._tell_held(at_once=True)
 
-class Bar(Quiet):
+    def _tell_held(self, at_once: bool = False) -> None:
+        if self._flood.held and (at_once or self._flood.is_over):
+            held, self._flood.held = self._flood.held, 0
+            self._show(f"and {held} more failed attempt{'s' * (held != 1)}")
+
+    def _show(self, line: str, style: str = "") -> None:
+        self._stdout.write(line + "\n")
+
+
+class Bar(Lines):
     """A bar at the bottom of a terminal, and above it what happened and what jobs print."""
 
     def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
-        self._progress: Progress | None = None
-        self._live: Live | None = None
-        self._next = 0.0
-
-    def say(self, line: str) -> None:
-        super().say(line)
-        self._console.print(Text(line))
-
-    def happened(self, event: Event) -> None:
-        super().happened(event)
-        self._console.print(Text(told(event), style="red" if event.state is State.FAILED else "yellow"))
+        super().__init__()
+        self._screen = Screen()
+        self._above: list[str] = []
+        self._watching = False
 
     def out(self, line: str) -> None:
-        self._console.print(Text.from_ansi(line))
+        # Drawn with the next bar: a job may print faster than a bar can be drawn.
+        self._above.append(harmless(line) + "\n")
 
     def err(self, line: str) -> None:
-        self.out(line)
+        if self._stderr.is_terminal:
+            self.out(line)
+        else:
+            super().err(line)
 
     def watch(self, board: Board) -> None:
-        self._progress = Progress(board)
-        # No thread of rich's: the supervisor forks.
-        self._live = Live(self._shown(self._progress), console=self._console, auto_refresh=False, transient=False)
-        self._live.start(refresh=True)
+        super().watch(board)
+        self._next = 0.0
+        self._watching = True
 
     def refresh(self) -> float:
+        self._tell_held()
         now = time.monotonic()
-        if self._live is not None and self._progress is not None and now >= self._next:
+        if now >= self._next:
             self._next = now + BAR_EVERY
-            self._live.update(self._shown(self._progress), refresh=True)
+            self._draw()
         return max(0.0, self._next - now)
 
     def close(self) -> None:
-        if self._live is not None and self._progress is not None:
-            self._live.update(self._shown(self._progress), refresh=True)
-            self._live.stop()
-            self._live = None
+        super().close()
+        self._draw(last=True)
+        self._watching = False
 
-    def _shown(self, progress: Progress) -> Group:
-        share = progress.settled / progress.total if progress.total else 0.0
-        row = Table.grid(padding=(0, 1), expand=False)
-        row.add_row(ProgressBar(total=1.0, completed=share, width=30), Text(f"{100 * share:.0f} %"))
-        lines = [Text(progress.words(), overflow="ellipsis", no_wrap=True)]
-        longest = progress.longest()
-        if longest:
-            lines.append(Text("longest: " + ", ".join(longest), style="dim", overflow="ellipsis", no_wrap=True))
-        return Group(row, *lines)
+    def _show(self, line: str, style: str = "") -> None:
+        self._above.append((self._screen.styled(line, style) if style else line) + "\n")
+        if not self._watching:
+            self._draw()
+
+    def _draw(self, last: bool = False) -> None:
+        above, self._above = "".join(self._above), []
+        self._screen.draw(above, self._block() if self._watching else [], last)
+
+    def _block(self) -> list[Table | Text]:
+        progress = self._progress
+        if progress is None:
+            return []
+        bar = ProgressBar(total=1.0, completed=progress.share, width=min(40, self._screen.width // 2))
+        row = Table.grid(padding=(0, 1))
+        row.add_row(bar, Text(progress.percent), Text(progress.left(), no_wrap=True, overflow="ellipsis"))
+        lines = [row, Text(progress.status())]
+        if longest := progress.longest(self._screen.width):
+            lines.append(Text(longest, style="dim"))
+        return lines
 
 
 class Narrator(Lines):
@@ -219,18 +219,20 @@ class Narrator(Lines):
         self._count = 0
 
     def claimed(self, job: Job) -> None:
-        print(f"{self._count}: claimed {job.job_id!r}", end="", flush=True)
+        """The job starts now."""
+        self._stdout.write(f"{self._count}: claimed {job.job_id!r}")
         self._count += 1
 
     def completed(self, _job: Job) -> None:
-        print("...done.", flush=True)
+        """Its function returned."""
+        self._stdout.write("...done.\n")
 
     def charged(self, charge: Charge) -> None:
+        """Its attempt failed."""
         event = Event.of(None, charge)
-        log.warning(told(event))
-        said = f"{event.type}: {event.message}" if event.message else event.type
-        again = "job FAILED" if charge.state is State.FAILED else "tried again last"
-        print(f"...failed: {said} ({event.count} of {event.limit}), {again}.", flush=True)
+        again = "job FAILED" if event.state is State.FAILED else "tried again last"
+        why = cause(event.kind, event.type, event.message)
+        self._stdout.write(f"...failed: {why} ({event.count} of {event.limit}), {again}.\n")
 
 
 class Mute(Quiet):
@@ -243,23 +245,30 @@ class Mute(Quiet):
         """Nothing to see."""
 
     def charged(self, charge: Charge) -> None:
-        log.warning(told(Event.of(None, charge)))
+        """Logged."""
+        self.happened(Event.of(None, charge))
 
 
-def failures_told(groups: Sequence[FailureGroup], most: int) -> list[str]:
-    """The failures of a jobset, a line per kind and message; `groups` has one more than `most` when there are more."""
-    if not groups:
-        return []
-    lines = ["Failed attempts by cause:"]
-    for group in groups[:most]:
-        said = printable(f"{group.type}: {group.message}" if group.message else group.type, 160)
-        lines.append(f"  {group.count:6} x {group.kind.value}: {said}, e.g. job '{printable(group.example, 100)}'")
-    if len(groups) > most:
-        lines.append("  and other causes")
-    lines.append("Each attempt with its stack is a row of the table wb_failures.")
-    return lines
+def chosen(verbose: bool, supervised: bool) -> Quiet:
+    """The display for a run."""
+    if not supervised:
+        return Narrator() if verbose else Mute()
+    if not verbose:
+        return Quiet()
+    return Bar() if Stream("stdout").is_terminal else Lines()
 
 
 def ended(summary: JobsetSummary, groups: Sequence[FailureGroup], most: int) -> list[str]:
-    """The last lines of a run."""
-    return [*failures_told(groups, most), str(summary)]
+    """The last lines of a run: failures by kind and message, and the totals.
+
+    `groups` has one more than `most` when there are more.
+    """
+    lines = ["Failed attempts by cause:"] if groups else []
+    for group in groups[:most]:
+        why = printable(cause(group.kind, group.type, group.message), 160)
+        lines.append(f"  {group.count:6} x {group.kind.value}: {why}, e.g. job '{printable(group.example, 100)}'")
+    if len(groups) > most:
+        lines.append("  and other causes")
+    if groups:
+        lines.append(f"Each with its stack: SELECT * FROM wb_failures WHERE jobset_id = '{summary.jobset_id}'")
+    return [*lines, str(summary)]

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import multiprocessing
+import numbers
 import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from workerbee.cpus import usable_cpus
 from workerbee.errors import InvalidType, InvalidValue
 from workerbee.job import Limits
 from workerbee.queries import MAX_JOBSET_ID
+from workerbee.text import shown
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,9 @@ def check_jobset_id(jobset_id: object) -> str:
     """A name that can be part of a table's."""
     allowed = f"jobset_id must be 1 to {MAX_JOBSET_ID} characters of a-z, 0-9 and _"
     if not isinstance(jobset_id, str):
-        raise InvalidType(f"{allowed}, not {jobset_id!r:.200}")
+        raise InvalidType(f"{allowed}, not {shown(jobset_id)}")
     if not re.fullmatch(rf"[a-z0-9_]{{1,{MAX_JOBSET_ID}}}", jobset_id):
-        raise InvalidValue(f"{allowed}, not {jobset_id[:200]!r} ({len(jobset_id)} characters)")
+        raise InvalidValue(f"{allowed}, not {shown(jobset_id)} ({len(jobset_id)} characters)")
     return jobset_id
 
 
@@ -50,18 +52,22 @@ def check_job_function(function: object) -> None:
     """Something that does its work when called as `function(job_id, job_data)`."""
     wanted = "job_function must be callable as job_function(job_id, job_data)"
     if not callable(function):
-        raise InvalidType(f"{wanted}, not {function!r:.200}")
+        raise InvalidType(f"{wanted}, not {shown(function)}")
     try:
         inspect.signature(function).bind("", {})
     except ValueError:
         pass  # some builtins do not tell their signature
     except TypeError as error:
-        raise InvalidType(f"{wanted}; {function!r:.200} is not: {error}") from None
-    body = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
+        raise InvalidType(f"{wanted}; {shown(function)} is not: {error}") from None
+    body: object = function
+    while isinstance(body, functools.partial):
+        body = body.func
+    if not inspect.isroutine(body):
+        body = type(body).__call__
     for kind in ("coroutine", "generator", "asyncgen"):
         if getattr(inspect, f"is{kind}function")(body):
             raise InvalidType(
-                f"{wanted} and do its work in that call; {function!r:.200} is a {kind} function, "
+                f"{wanted} and do its work in that call; {shown(function)} is a {kind} function, "
                 "which only returns an object that nobody would run"
             )
 
@@ -70,13 +76,20 @@ def check_jobs(job_ids: object, job_data: object) -> None:
     """What can be known of them before the stream is read."""
     if isinstance(job_ids, (str, bytes)) or (job_ids is not None and not isinstance(job_ids, Iterable)):
         raise InvalidType(
-            f"job_ids must be an iterable of str, or of pairs (str, dict), not {job_ids!r:.200} "
+            f"job_ids must be an iterable of str, or of pairs (str, dict), not {shown(job_ids)} "
             f"({type(job_ids).__name__})"
         )
     if job_data is not None and not isinstance(job_data, Mapping):
-        raise InvalidType(f"job_data must be a dict of job_id -> dict, not {job_data!r:.200}")
+        raise InvalidType(f"job_data must be a dict of job_id -> dict, not {shown(job_data)}")
     if job_data and job_ids is None:
-        raise InvalidValue("job_data is given without job_ids; give the ids of all jobs, too")
+        raise InvalidValue(
+            f"job_data is given for {len(job_data)} ids, and job_ids is not: job_ids must hold the ids of all jobs"
+        )
+    # Its keys would do as ids, but then every job would get {} and nobody would know why.
+    if isinstance(job_ids, Mapping) and job_data is None and any(isinstance(v, Mapping) for v in job_ids.values()):
+        raise InvalidValue(
+            f"job_ids is a dict with data in it, {shown(job_ids)}: give job_ids=d.items(), or job_ids=d, job_data=d"
+        )
 
 
 def check_limits(max_attempts: object, max_crashes: object) -> Limits:
@@ -111,52 +124,59 @@ def check_node(
 def _bees(processes: object) -> tuple[int | None, str]:
     if processes is None:
         return None, ""
-    if processes == "auto":
+    if isinstance(processes, str) and processes == "auto":
         cpus = usable_cpus()
         return cpus.count, cpus.reason
     allowed = "processes must be None (one bee in this process), 'auto' (one per usable CPU) or a number from 1"
     if isinstance(processes, str):
-        raise InvalidValue(f"{allowed}, not {processes!r}")
+        raise InvalidValue(f"{allowed}, not {shown(processes)}")
     return _whole("processes", processes, 10_000, allowed), ""
 
 
 def _whole(name: str, value: object, most: int = 2**62, allowed: str | None = None) -> int:
     allowed = allowed or f"{name} must be a whole number from 1"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidType(f"{allowed}, not {value!r:.200}")
-    if not 1 <= value <= most:
-        raise InvalidValue(f"{allowed} to {most}, not {value!r}" if value > most else f"{allowed}, not {value!r}")
-    return value
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):  # NumPy's integers are fine
+        raise InvalidType(f"{allowed}, not {shown(value)}")
+    number = int(value)
+    if not 1 <= number <= most:
+        raise InvalidValue(f"{allowed} to {most}, not {shown(value)}")
+    return number
 
 
 def _seconds(name: str, value: object, least: float) -> float:
     allowed = f"{name} must be a number of seconds from {least}"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidType(f"{allowed}, not {value!r:.200}")
-    if not (math.isfinite(value) and least <= value <= 10**8):
-        raise InvalidValue(f"{allowed} to {10**8}, not {value!r}")
-    return float(value)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise InvalidType(f"{allowed}, not {shown(value)}")
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
+    if not least <= seconds <= 10**8:  # not for NaN, either
+        raise InvalidValue(f"{allowed} to {10**8}, not {shown(value)}")
+    return seconds
 
 
 def _start_method(value: object) -> str:
     if value is None:
         return "fork" if sys.platform == "linux" else "spawn"
     available = multiprocessing.get_all_start_methods()
-    if value not in available:
-        raise InvalidValue(f"start_method must be one of {', '.join(map(repr, available))}, not {value!r:.200}")
-    return str(value)
+    if not isinstance(value, str) or value not in available:
+        wrong = InvalidValue if isinstance(value, str) else InvalidType
+        raise wrong(f"start_method must be one of {', '.join(map(repr, available))}, not {shown(value)}")
+    return value
 
 
-def _log_dir(value: Any) -> Path | None:
+def _log_dir(value: object) -> Path | None:
     if value is None:
         return None
-    if not isinstance(value, (str, os.PathLike)):
-        raise InvalidType(f"log_dir must be a path, not {value!r:.200}")
-    path = Path(value).absolute()
+    if not isinstance(value, (str, os.PathLike)) or not value:
+        wrong = InvalidType if value else InvalidValue
+        raise wrong(f"log_dir must be the path of a folder, not {shown(value)}")
     try:
+        path = Path(os.fsdecode(value)).absolute()
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidValue(f"log_dir {str(path)!r} cannot be made: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: NUL, or what the file system cannot encode
+        raise InvalidValue(f"log_dir {shown(value)} cannot be made: {getattr(error, 'strerror', error)}") from None
     if not os.access(path, os.W_OK | os.X_OK):
-        raise InvalidValue(f"log_dir {str(path)!r} cannot be written to")
+        raise InvalidValue(f"log_dir {shown(value)} cannot be written to")
     return path

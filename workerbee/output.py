@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-LONGEST_LINE = 65536  # bytes; a longer line is passed on in pieces
+PIECE = 65536  # bytes read at a time
+LONGEST_LINE = 1 << 20  # bytes; a longer line is passed on in pieces
 
 
 class Output:
@@ -16,7 +18,9 @@ class Output:
     def __init__(self, connection: Connection, write: Callable[[str], None]) -> None:
         self._connection = connection
         self._write = write
-        self._rest = b""
+        self._rest = bytearray()
+        # Between the pieces of a line it keeps a character that is not yet complete.
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         os.set_blocking(self.fd, False)
 
     @property
@@ -26,19 +30,27 @@ class Output:
     def pass_on(self) -> None:
         """Write the lines that have arrived; at most one piece, so that a chatty bee does not take over."""
         with contextlib.suppress(BlockingIOError):
-            self._rest += os.read(self.fd, LONGEST_LINE)
-        *lines, self._rest = self._rest.split(b"\n")
-        if len(self._rest) >= LONGEST_LINE:
-            lines, self._rest = [*lines, self._rest], b""
-        for line in lines:
-            self._write(line.decode("utf-8", "replace"))
+            self._take(os.read(self.fd, PIECE))
 
     def close(self) -> None:
         """The bee is dead: write what is left, a last line without its end included."""
+        # What it wrote is in the pipe, which holds this much at most; a process that it left behind may go on
+        # writing for ever.
         with contextlib.suppress(BlockingIOError):
-            while piece := os.read(self.fd, LONGEST_LINE):
-                self._rest += piece
+            for _ in range(LONGEST_LINE // PIECE):
+                if not (piece := os.read(self.fd, PIECE)):
+                    break
+                self._take(piece)
         if self._rest:
-            for line in self._rest.decode("utf-8", "replace").splitlines():
-                self._write(line)
+            self._write(self._decoder.decode(self._rest, True))
         self._connection.close()
+
+    def _take(self, piece: bytes) -> None:
+        self._rest += piece
+        if b"\n" in piece:
+            *lines, self._rest = self._rest.split(b"\n")
+            for line in lines:
+                self._write(self._decoder.decode(line, True))
+        if len(self._rest) >= LONGEST_LINE:
+            self._write(self._decoder.decode(self._rest))
+            self._rest.clear()

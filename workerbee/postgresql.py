@@ -17,7 +17,7 @@ import psycopg2
 
 from workerbee import options as checks
 from workerbee.address import Address, connect, refusal, resolve
-from workerbee.display import Bar, Lines, Mute, Narrator, Quiet, ended
+from workerbee.display import Mute, Narrator, Quiet, chosen, ended
 from workerbee.errors import WorkerbeeError
 from workerbee.inline import Inline
 from workerbee.job import JobFunction, JobsetSummary
@@ -84,7 +84,7 @@ def postgres_jobset(
         node_options = checks.check_node(
             processes, max_jobs_per_bee, grace, lease, start_method, threads_per_bee, log_dir
         )
-        display = _display(verbose, node_options)
+        display = chosen(verbose, supervised=node_options.bees is not None)
         address = resolve(host, port, user, database, password)
         try:
             row = _join(address, jobset_id, job_ids, job_data, node_options, display)
@@ -109,14 +109,6 @@ def postgres_jobset(
     if stopped is not None:
         raise SystemExit(128 + stopped)
     return summary
-
-
-def _display(verbose: bool, options: checks.NodeOptions) -> Quiet:
-    if options.bees is None:
-        return Narrator() if verbose else Mute()
-    if not verbose:
-        return Quiet()
-    return Bar() if sys.stdout.isatty() else Lines()
 
 
 def _join(

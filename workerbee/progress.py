@@ -6,6 +6,7 @@ import time
 from collections import deque
 
 from workerbee.board import Board, Phase
+from workerbee.text import shortened
 
 # The rate is taken over the last seconds, or over as many more as it took to settle a few jobs: long jobs would
 # otherwise show no rate at all, and then a burst.
@@ -75,13 +76,6 @@ class Progress:
         return "longest: " + ", ".join(f"'{shortened(job_id, room)}' {duration(ran)}" for ran, job_id in running)
 
 
-def shortened(text: str, limit: int) -> str:
-    """`text` without what is in the middle: of a path, both ends tell."""
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-    half = (limit - 1) // 2
-    return text if len(text) <= limit else f"{text[: limit - 1 - half]}…{text[-half:]}"
-
-
 def duration(seconds: float) -> str:
     """Seconds as 12 s, 3:05 min or 2:03:05 h."""
     minutes, rest = divmod(round(seconds), 60)
@@ -92,9 +86,8 @@ def duration(seconds: float) -> str:
 
 
 def pace(rate: float) -> str:
-    """Jobs a second as 250 jobs/s, 2.5 jobs/s, or per minute or hour when they are slow."""
-    for unit, seconds in (("s", 1), ("min", 60), ("h", 3600)):
-        often = rate * seconds
+    """Jobs a second as 250 jobs/s or 2.5 jobs/s; slow ones by the minute or hour."""
+    for often, unit in ((rate, "s"), (rate * 60, "min"), (rate * 3600, "h")):
         if often >= 1:
-            break
-    return f"{often:.{0 if often >= 10 or not rate else 1}f} jobs/{unit if rate else 's'}"
+            return f"{often:.{0 if often >= 10 else 1}f} jobs/{unit}"
+    return "0 jobs/s"

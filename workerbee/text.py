@@ -7,8 +7,29 @@ import signal
 
 def printable(text: str, limit: int = 500) -> str:
     """`text` on one line, with nothing in it that could drive a terminal, at most `limit` characters of it."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[:limit])
-    return shown + "…" if len(text) > limit else shown
+    shown = _escaped(text[:limit])
+    return shown if len(text) <= limit and len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def shortened(text: str, limit: int) -> str:
+    """Like `printable`, but leaves out the middle: of a path, both ends tell."""
+    shown, half = _escaped(text), limit // 2
+    return shown if len(shown) <= limit else f"{shown[: limit - half - 1]}…{shown[-half:]}"
+
+
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def shown(value: object, limit: int = 200) -> str:
+    """What an error message shows of a value that may be anything; never fails, always on one line."""
+    try:
+        text = repr(value)
+    except Exception:  # the value's own code; also an int of too many digits, or what is nested too deeply
+        text = f"<{type(value).__name__}>"
+    return printable(text, limit)
 
 
 def storable(text: str, limit: int) -> str:

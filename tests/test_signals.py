@@ -1,0 +1,156 @@
+"""Stopping: by a signal, by kill -9; and starting again."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import alive, descendants, wait_until
+
+# Jobs note that they run, and last until the file named like them exists.
+SCRIPT = """
+    import os, sys, time
+    from pathlib import Path
+    from workerbee import postgres_jobset
+
+    def job(job_id, data):
+        with open("running", "a") as file:
+            file.write(f"{job_id} {os.getpid()}\\n")
+        while not Path("go").exists():
+            time.sleep(0.01)
+
+    options = eval(sys.argv[1])
+    print(postgres_jobset("stop", job, map(str, range(8)), lease=3600, **options))
+"""
+
+
+@pytest.fixture
+def start(script, tmp_path):
+    """Start the script with these options, and wait until as many jobs run."""
+    running = tmp_path / "running"
+
+    def begin(jobs: int, **options):
+        process = script(SCRIPT, repr(options))
+
+        def ready():
+            assert process.poll() is None, process.stdout.read()
+            return running.exists() and len(running.read_text().splitlines()) >= jobs
+
+        wait_until(ready, "the jobs to run")
+        return process
+
+    return begin
+
+
+@pytest.mark.parametrize("processes", [None, 2])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_running_jobs_finish_and_the_rest_goes_back(start, sql, tmp_path, processes, number, status):
+    jobs = processes or 1
+    process = start(jobs, processes=processes)
+    process.send_signal(number)
+    # What was claimed runs on, and nothing more is claimed once it has ended.
+    wait_until(lambda: noted_stop(process))
+    (tmp_path / "go").touch()
+    said = process.communicate()[0]
+    assert process.returncode == status
+    assert f"{jobs} of 8 jobs complete, 0 failed, {8 - jobs} left" in said
+    assert sql("SELECT state, count(*) FROM wb_jobs__stop GROUP BY 1 ORDER BY 1") == [
+        ("COMPLETE", jobs),
+        ("PENDING", 8 - jobs),
+    ]
+    assert_nothing_held(sql)
+
+
+def assert_nothing_held(sql):
+    assert sql("SELECT count(*) FROM wb_claims__stop") == [(0,)]
+    assert sql("SELECT count(*) FROM wb_nodes WHERE ended_at IS NULL") == [(0,)]
+    assert sql("SELECT count(*) FROM wb_failures") == [(0,)]
+    assert sql("SELECT count(*) FROM wb_ranges__stop WHERE attempts > 0") == [(0,)]
+
+
+@pytest.mark.parametrize("processes", [None, 2])
+def test_jobs_that_outlast_the_grace_are_given_back(start, sql, processes):
+    process = start(processes or 1, processes=processes, grace=0.2)
+    pids = [process.pid, *descendants(process.pid)]
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 143
+    assert sql("SELECT DISTINCT state FROM wb_jobs__stop") == [("PENDING",)]
+    assert_nothing_held(sql)
+    assert not any(map(alive, pids))
+
+
+@pytest.mark.parametrize("processes", [None, 2])
+def test_a_second_signal_does_not_wait(start, sql, processes):
+    process = start(processes or 1, processes=processes, grace=3600)
+    process.send_signal(signal.SIGINT)
+    # Two that arrive at once would be one.
+    wait_until(lambda: noted_stop(process))
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == -signal.SIGINT
+    assert sql("SELECT DISTINCT state FROM wb_jobs__stop") == [("PENDING",)]
+    assert_nothing_held(sql)
+
+
+def noted_stop(process):
+    """Whether the signal has reached a handler: it is not pending any more."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return not any(int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd")))
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_a_killed_supervisor_leaves_no_process_and_loses_nothing(start, script, sql, tmp_path, method):
+    process = start(2, processes=2, start_method=method)
+    pids = descendants(process.pid)
+    bees = [int(line.split()[1]) for line in (tmp_path / "running").read_text().splitlines()]
+    assert set(bees) <= set(pids)
+    process.kill()
+    process.wait()
+    wait_until(lambda: not any(map(alive, pids)), "its processes to end")
+    (tmp_path / "go").touch()
+    # The lease is an hour: that these claims are back at once is this machine's own knowledge.
+    again = script(SCRIPT, "{'processes': 2}")
+    said = again.communicate()[0]
+    assert again.returncode == 0, said
+    assert "8 of 8 jobs complete" in said
+    assert sql("SELECT kind, count(*) FROM wb_failures GROUP BY 1") == [("lost", 2)]
+    assert sql("SELECT count(*) FROM wb_claims__stop") == [(0,)]
+
+
+@pytest.mark.parametrize("processes", [None, 2])
+def test_a_whole_node_killed_at_once_is_taken_back_at_once(start, script, sql, tmp_path, processes):
+    jobs = processes or 1
+    process = start(jobs, processes=processes)
+    pids = [*descendants(process.pid), process.pid]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: not any(map(alive, pids)))
+    assert sql("SELECT count(*) FROM wb_claims__stop WHERE lo IS NOT NULL") == [(jobs,)]
+    (tmp_path / "go").touch()
+    again = script(SCRIPT, f"{{'processes': {processes}}}")
+    said = again.communicate()[0]
+    assert again.returncode == 0, said
+    assert sql("SELECT state, count(*) FROM wb_jobs__stop GROUP BY 1") == [("COMPLETE", 8)]
+    assert sql("SELECT kind, count(*) FROM wb_failures GROUP BY 1") == [("lost", jobs)]
+    assert all("its node on this machine is dead" in message for (message,) in sql("SELECT message FROM wb_failures"))
+
+
+def test_a_killed_keeper_is_replaced(start, sql, tmp_path):
+    process = start(2, processes=2)
+    ((keeper,),) = wait_until(lambda: sql("SELECT keeper_pid FROM wb_nodes WHERE keeper_pid IS NOT NULL"))
+    os.kill(keeper, signal.SIGKILL)
+    wait_until(lambda: sql("SELECT keeper_pid FROM wb_nodes") != [(keeper,)], "another keeper")
+    (tmp_path / "go").touch()
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert "the keeper died (SIGKILL), started again" in said
+    assert_nothing_held(sql)

@@ -1,0 +1,114 @@
+"""Writing to stdout and stderr so that no run ends for it, and a block of lines at the bottom of a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+_CONTROL = re.compile(
+    r"(?P<style>\x1b\[[\d;:]*m)"
+    r"|\x1b\[[0-?]*[ -/]*[@-~]"  # moves the cursor, clears, switches modes
+    r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # window titles, links
+    r"|(?P<other>[\x00-\x08\x0a-\x1f\x7f-\x9f])"
+)
+
+
+class Stream:
+    """`sys.stdout` or `sys.stderr`, whatever that is at the time; a run goes on when it cannot be written."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def is_terminal(self) -> bool:
+        """People look at it, and it understands more than plain lines."""
+        try:
+            terminal = bool(getattr(sys, self._name).isatty())
+        except (AttributeError, ValueError):  # there is none, or it is closed
+            return False
+        return terminal and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+
+    def write(self, text: str) -> None:
+        """Write `text` and flush; characters that the stream's encoding lacks are escaped."""
+        stream = getattr(sys, self._name)
+        if stream is None:
+            return
+        try:
+            try:
+                stream.write(text)
+            except UnicodeEncodeError as error:
+                stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
+            stream.flush()
+        except BrokenPipeError:
+            self._forget()
+        except (OSError, ValueError):
+            pass  # a full disk, a terminal that is gone, a stream the caller has closed: the jobs matter more
+
+    def _forget(self) -> None:
+        # Its reader is gone (`| head -1`). What was buffered would be tried again and again, and fail once more
+        # when the interpreter exits.
+        with contextlib.suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, getattr(sys, self._name).fileno())
+            os.close(null)
+        if self._name == "stdout":
+            Stream("stderr").write("workerbee: nobody reads stdout any more; the run goes on without it\n")
+
+
+class Screen:
+    """The terminal that stdout is: text that scrolls away, and below it a block of lines that is drawn anew.
+
+    The cursor rests at the beginning of the block, so that clearing from there removes all of it, whatever a resize
+    has made of its lines. If this process is killed, the shell goes on there, with nothing switched off.
+    """
+
+    def __init__(self) -> None:
+        self._stream = Stream("stdout")
+        self._console = Console(highlight=False)
+
+    @property
+    def width(self) -> int:
+        """The characters that a line of the block may have: without the last column, where terminals differ."""
+        return max(1, self._console.width - 1)
+
+    def styled(self, line: str, style: str) -> str:
+        """`line` in a style, where the terminal has styles."""
+        with self._console.capture() as capture:
+            self._console.print(Text(line, style=style), soft_wrap=True, end="")
+        return capture.get()
+
+    def draw(self, above: str, block: Sequence[RenderableType] = (), last: bool = False) -> None:
+        """Write `above`, whole lines, over the old block, and the new block below it; the `last` one stays."""
+        # A block as high as the terminal would scroll away, and could not be cleared.
+        block = block[: max(1, self._console.height - 1)]
+        with self._console.capture() as capture:
+            for line in block:
+                self._console.print(line, width=self.width, no_wrap=True, overflow="ellipsis", height=1)
+        shown = capture.get()
+        if block and not last:
+            shown = shown.removesuffix("\n") + "\r" + f"\x1b[{len(block) - 1}A" * (len(block) > 1)
+        # In one write, or it would flicker.
+        self._stream.write(f"\r\x1b[J{above}{shown}")
+
+
+def harmless(line: str) -> str:
+    """A line of a job's output without what would disturb the rest of a terminal; its colours stay.
+
+    Of text that is overwritten after a carriage return, as progress bars do it, the last is kept.
+    """
+    line = line.rstrip("\r").rpartition("\r")[2]
+    if line.isprintable():
+        return line
+    return _CONTROL.sub(_harmless, line) + ("\x1b[m" if "\x1b[" in line else "")
+
+
+def _harmless(found: re.Match[str]) -> str:
+    if other := found["other"]:
+        return other.encode("unicode_escape").decode("ascii")
+    return found["style"] or ""
