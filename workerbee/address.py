@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
+import numbers
 import os
+import pwd
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psycopg2
 import psycopg2.errors
@@ -15,7 +16,7 @@ import psycopg2.extensions
 from workerbee import embedded
 from workerbee.batch import batch_system
 from workerbee.errors import DatabaseError, InvalidType, InvalidValue
-from workerbee.text import printable
+from workerbee.text import printable, shown
 
 OLDEST_SERVER = 120000  # PostgreSQL 12
 ADDRESS_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGDATABASE", "PGSERVICE")
@@ -34,7 +35,7 @@ class Address:
         return f"database {self.database} on {self.user}@{self.host}"
 
     def _value(self, keyword: str, variable: str) -> str | None:
-        return self.parameters.get(keyword) or os.environ.get(variable) or None
+        return printable(self.parameters.get(keyword) or os.environ.get(variable) or "") or None
 
     @property
     def service(self) -> str | None:
@@ -60,9 +61,11 @@ class Address:
 
     @property
     def has_password(self) -> bool:
-        """A password will be sent, as far as can be told without asking libpq."""
-        passfile = Path(self._value("passfile", "PGPASSFILE") or "~/.pgpass").expanduser()
-        return bool(self._value("password", "PGPASSWORD")) or passfile.exists()
+        """There is a password, or a file that may have it: what is in there only libpq finds out."""
+        passfile = self.parameters.get("passfile") or os.environ.get("PGPASSFILE") or "~/.pgpass"
+        # Not pathlib, which raises for a home that is not known, and for a folder that is closed to us.
+        passfile = os.path.expanduser(passfile)  # noqa: PTH111
+        return bool(self._value("password", "PGPASSWORD") or self.service) or os.path.exists(passfile)  # noqa: PTH110
 
 
 def resolve(
@@ -79,25 +82,32 @@ def resolve(
     Raises `InvalidType` and `InvalidValue` for arguments that cannot be, `DatabaseError` when there is no address
     and no embedded server either.
     """
-    given = {"host": host, "port": _port(port), "user": user, "dbname": database, "password": password}
-    for keyword, value in given.items():
-        name = "database" if keyword == "dbname" else keyword
-        if value is not None and not isinstance(value, str):
-            raise InvalidType(f"{name} must be a str, not {type(value).__name__}")
-        if isinstance(value, str) and "\0" in value:
-            raise InvalidValue(f"{name} holds a NUL character, which no {name} can")
-    parameters = {keyword: str(value) for keyword, value in given.items() if value not in (None, "")}
+    given = {
+        "host": _text("host", host),
+        "port": _port(port),
+        "user": _text("user", user),
+        "dbname": _text("database", database),
+        "password": _text("password", password),
+    }
+    parameters = {keyword: value for keyword, value in given.items() if value}
+    plain = {"host": given["host"], "PGHOST": os.environ.get("PGHOST"), "PGDATABASE": os.environ.get("PGDATABASE")}
+    for name, value in plain.items():
+        # It would not work, and be shown with the password in it.
+        if value and _LIKE_URI.match(value):
+            raise InvalidValue(f"{name} looks like a connection URI; give that as database='postgresql://...'")
     named = parameters.keys() - {"password"} or any(os.environ.get(v) for v in ADDRESS_VARIABLES)
     if not named:
         return _embedded_address()
     parameters = {**_connection_string(parameters.pop("dbname", "")), **parameters}
-    if "password" not in parameters and os.environ.get("PGPASS"):
-        parameters["password"] = os.environ["PGPASS"]
+    if pgpass := _text("PGPASS", os.environ.get("PGPASS")):
+        parameters.setdefault("password", pgpass)
     return Address(parameters)
 
 
 def connect(address: Address, name: str) -> psycopg2.extensions.connection:
     """A connection that the server lists as `name`. Raises `DatabaseError`, in one line, without the password."""
+    # Ids are UTF-8, whatever the database keeps them in.
+    ours = {"application_name": name[:63], "client_encoding": "UTF8"}
     defaults = {
         "connect_timeout": "10",
         # A peer that went away without a word is noticed within half a minute, not after two hours.
@@ -107,10 +117,10 @@ def connect(address: Address, name: str) -> psycopg2.extensions.connection:
         "tcp_user_timeout": "25000",
     }
     try:
-        dsn = psycopg2.extensions.make_dsn(**{**defaults, **address.parameters, "application_name": name[:63]})
+        dsn = psycopg2.extensions.make_dsn(**{**defaults, **address.parameters, **ours})
         connection: psycopg2.extensions.connection = psycopg2.connect(dsn)
     except psycopg2.Error as error:
-        raise DatabaseError(f"cannot connect to {address}: {said(error, address)}") from None
+        raise DatabaseError(f"cannot connect to {address}: {said(error)}") from None
     if connection.server_version < OLDEST_SERVER:
         version = connection.get_parameter_status("server_version")
         connection.close()
@@ -121,16 +131,21 @@ def connect(address: Address, name: str) -> psycopg2.extensions.connection:
 def refusal(error: psycopg2.Error, address: Address) -> DatabaseError:
     """What a database error that is nobody's bad input means to the user, in one line."""
     if isinstance(error, psycopg2.errors.InsufficientPrivilege):
-        return DatabaseError(f"user {address.user} lacks a right in {address}: {said(error, address)}")
-    return DatabaseError(f"{address}: {said(error, address)}")
+        return DatabaseError(
+            f"user {address.user} lacks a right in {address}: {said(error)} (to set a jobset up takes CREATE "
+            "in a schema of the search_path, and TEMPORARY in the database)"
+        )
+    return DatabaseError(f"{address}: {said(error)}")
 
 
-def said(error: psycopg2.Error, address: Address) -> str:
-    """The server's or libpq's words on one line; never the password, even where libpq quotes it."""
+def said(error: psycopg2.Error) -> str:
+    """The server's or libpq's words on one line.
+
+    They quote host, user and database, but no password: libpq does that with connection strings that it cannot
+    read, and those never get here. (To blot the password out would give away one like 'postgres'.)
+    """
     words = error.diag.message_primary or str(error)
     text = "; ".join(line.strip() for line in words.splitlines() if line.strip())
-    for secret in {address.parameters.get("password"), os.environ.get("PGPASSWORD")} - {None, ""}:
-        text = text.replace(str(secret), "***")
     return printable(text) or type(error).__name__
 
 
@@ -144,31 +159,64 @@ def _embedded_address() -> Address:
     return Address(embedded.start(), embedded=True)
 
 
+_LIKE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^=/]*:[^=]*@")
+# user:secret@ with an @ or a / in the secret: libpq takes the rest of the secret for the host or the database.
+_MISREAD_URI = re.compile(r"[^?]*//[^?]*[@/][^?]*@")
+
+
 def _connection_string(database: str) -> dict[str, str]:
+    # Its text is in no message: there may be a password in it, and where that begins is what went wrong.
     # The rule of libpq's own expand_dbname: a URI, or anything with an equals sign, is a connection string.
-    if not (database.startswith(("postgresql://", "postgres://")) or "=" in database):
+    uri = database.startswith(("postgresql://", "postgres://"))
+    if not uri and _LIKE_URI.match(database):
+        raise InvalidValue("database looks like a connection URI, and does not begin with postgresql://")
+    if not uri and "=" not in database:
         return {"dbname": database} if database else {}
     try:
-        return {key: str(value) for key, value in psycopg2.extensions.parse_dsn(database).items()}
+        parsed = {key: str(value) for key, value in psycopg2.extensions.parse_dsn(database).items()}
     except psycopg2.ProgrammingError:
-        # Not libpq's words: they may quote the part with the password.
-        raise InvalidValue("database is not a connection URI or string that libpq can read") from None
+        parsed = None
+    if parsed is None or (
+        uri and (_MISREAD_URI.match(database) or not re.fullmatch("[0-9,]*", parsed.get("port", "")))
+    ):
+        raise InvalidValue(
+            "database is not a connection URI or string that libpq can read; "
+            "in a URI's user and password, the characters : / ? # @ % are written %3A %2F %3F %23 %40 %25"
+        )
+    return parsed
 
 
-def _port(port: object) -> str | None:
-    if port is None or port == "":
-        return None
+def _text(name: str, value: object) -> str:
+    if value is None:
+        return ""
+    # A database may be a URI, with a password in it.
+    what = f"{name} {shown(value)}" if name in ("host", "user") else name
+    if not isinstance(value, str):
+        raise InvalidType(f"{what} is of type {type(value).__name__}; it must be a str")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidValue(f"{what} holds a lone surrogate; it must be text in UTF-8") from None
+    if "\0" in value:
+        raise InvalidValue(f"{what} holds a NUL character; no {name} can")
+    return value
+
+
+def _port(port: object) -> str:
+    if port is None or (isinstance(port, str) and not port):
+        return ""
     allowed = "port must be a number from 1 to 65535"
-    if isinstance(port, bool) or not isinstance(port, (int, str)):
-        raise InvalidType(f"{allowed}, not {port!r}")
-    text = str(port)
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
-        raise InvalidValue(f"{allowed}, not {port!r}")
-    return text
+    if isinstance(port, bool) or not isinstance(port, (str, numbers.Integral)):
+        raise InvalidType(f"{allowed}, not {shown(port)}")
+    number = int(port) if not isinstance(port, str) or re.fullmatch("[0-9]{1,5}", port) else 0
+    if not 1 <= number <= 65535:
+        raise InvalidValue(f"{allowed}, not {shown(port)}")
+    return str(number)
 
 
 def _system_user() -> str:
+    # As libpq finds it; getpass would go by LOGNAME, which sudo and su leave behind.
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's uid without an entry in passwd
-        return str(os.getuid())
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container's uid without an entry in passwd
+        return str(os.geteuid())

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 
+from rich.console import RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -148,7 +149,7 @@ class Lines(Quiet):
             held, self._flood.held = self._flood.held, 0
             self._show(f"and {held} more failed attempt{'s' * (held != 1)}")
 
-    def _show(self, line: str, style: str = "") -> None:
+    def _show(self, line: str, _style: str = "") -> None:
         self._stdout.write(line + "\n")
 
 
@@ -189,8 +190,8 @@ class Bar(Lines):
         self._draw(last=True)
         self._watching = False
 
-    def _show(self, line: str, style: str = "") -> None:
-        self._above.append((self._screen.styled(line, style) if style else line) + "\n")
+    def _show(self, line: str, _style: str = "") -> None:
+        self._above.append((self._screen.styled(line, _style) if _style else line) + "\n")
         if not self._watching:
             self._draw()
 
@@ -198,14 +199,14 @@ class Bar(Lines):
         above, self._above = "".join(self._above), []
         self._screen.draw(above, self._block() if self._watching else [], last)
 
-    def _block(self) -> list[Table | Text]:
+    def _block(self) -> list[RenderableType]:
         progress = self._progress
         if progress is None:
             return []
         bar = ProgressBar(total=1.0, completed=progress.share, width=min(40, self._screen.width // 2))
         row = Table.grid(padding=(0, 1))
         row.add_row(bar, Text(progress.percent), Text(progress.left(), no_wrap=True, overflow="ellipsis"))
-        lines = [row, Text(progress.status())]
+        lines: list[RenderableType] = [row, Text(progress.status())]
         if longest := progress.longest(self._screen.width):
             lines.append(Text(longest, style="dim"))
         return lines
@@ -271,4 +272,7 @@ def ended(summary: JobsetSummary, groups: Sequence[FailureGroup], most: int) -> 
         lines.append("  and other causes")
     if groups:
         lines.append(f"Each with its stack: SELECT * FROM wb_failures WHERE jobset_id = '{summary.jobset_id}'")
-    return [*lines, str(summary)]
+    lines.append(str(summary))
+    if left := summary.total - summary.complete - summary.failed:
+        lines.append(f"The same call goes on with the {left} job{'s' * (left != 1)} left.")
+    return lines

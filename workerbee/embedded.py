@@ -5,9 +5,8 @@ hand: a small process beside it, the warden, does when its last user has gone. I
 folder, `pg18` in the home, and on kernel locks (flock) there, which end with the processes that hold them:
 
     users.lock    shared: each user, its forks included; exclusive: the warden, while it stops the server
-    start.lock    whoever looks at what is running, and starts what is missing
     warden.lock   the warden
-    server.lock   PostgreSQL's own processes: free means that none of them is left
+    server.lock   who sets up or starts the server, then all its processes: free means that none is left
 
 PostgreSQL refuses to run as root. Root's server runs as `nobody`, in a group that nothing else is in.
 """
@@ -62,9 +61,8 @@ def start(home: Path | None = None) -> dict[str, str]:
     try:
         base = _make_base(home)
         _become_user(base)
-        with _locked(base / "start.lock") as lock:
-            _ensure_warden(base)
-            folder = _ensure_server(base, package, lock)
+        _ensure_warden(base)
+        folder = _ensure_server(base, package)
     except OSError as error:
         raise DatabaseError(f"cannot run the embedded PostgreSQL in {home}: {error}") from error
     return {"host": str(folder), "port": PORT, "user": ROLE, "dbname": DATABASE}
@@ -167,19 +165,6 @@ def _open(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[int]:
-    lock = _open(path)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock
-        # Closing would not do: another thread may have forked meanwhile, and that child has the lock too.
-        # After an error it must do: what is left of a killed initdb keeps the lock then.
-        fcntl.flock(lock, fcntl.LOCK_UN)
-    finally:
-        os.close(lock)
-
-
-@contextlib.contextmanager
 def _taken_if_free(path: Path) -> Iterator[int | None]:
     """The lock, taken, for a process to inherit; None if another has it."""
     lock = _open(path)
@@ -198,8 +183,8 @@ def _ensure_warden(base: Path) -> None:
             _detach(command, base / "warden.log", lock)
 
 
-def _ensure_server(base: Path, package: Path, start_lock: int) -> Path:
-    """The socket folder of the running server, started if need be; for a holder of users and start.lock."""
+def _ensure_server(base: Path, package: Path) -> Path:
+    """The socket folder of the running server, started if need be; for a holder of users.lock."""
     launched = False
     deadline = time.monotonic() + START_SECONDS
     while not (folder := _listening(base)):
@@ -207,11 +192,10 @@ def _ensure_server(base: Path, package: Path, start_lock: int) -> Path:
             if lock is not None and launched:
                 raise DatabaseError(f"the embedded PostgreSQL did not start; {_end_of_log(base)}")
             if lock is not None:
-                _launch(base, package, start_lock, lock)
+                _launch(base, package, lock)
                 launched = True
-                continue
-        # Held, but not listening: it comes up (perhaps for a starter that was killed), or its postmaster was
-        # killed and the rest of it has yet to notice.
+        # Held, but not listening: it comes up, for us or another starter, dead or alive; or its postmaster was
+        # killed, and the rest of it has yet to notice.
         where = (base / "server.lock").read_text()
         if where not in ("", os.uname().nodename):
             raise DatabaseError(f"the embedded PostgreSQL in {base} is in use on another machine, {where}")
@@ -223,20 +207,22 @@ def _ensure_server(base: Path, package: Path, start_lock: int) -> Path:
 
 def _listening(base: Path) -> Path | None:
     """The socket folder of a server that takes connections now. Its pid tells nothing: it may be reused."""
+    pid_file = base / "data" / "postmaster.pid"
     try:
-        lines = os.fsdecode((base / "data" / "postmaster.pid").read_bytes()).splitlines()
-        folder, status = Path(lines[4]), lines[7]
+        folder = Path(os.fsdecode(pid_file.read_bytes()).splitlines()[4])
         with socket.socket(socket.AF_UNIX) as probe:
             probe.connect(str(folder / f".s.PGSQL.{PORT}"))
+        # Read again: the first may have been a dead server's, and the connection its successor's.
+        ready = pid_file.read_bytes().splitlines()[7].strip() == b"ready"
     except (FileNotFoundError, ConnectionRefusedError, IndexError):
         return None
-    return _check_private(folder) if status.strip() == "ready" else None
+    return _check_private(folder) if ready else None
 
 
-def _launch(base: Path, package: Path, start_lock: int, server_lock: int) -> None:
+def _launch(base: Path, package: Path, lock: int) -> None:
     """Start a server, its first time with a new database, and do not wait for it."""
-    os.truncate(server_lock, 0)
-    os.write(server_lock, os.uname().nodename.encode())
+    os.truncate(lock, 0)
+    os.write(lock, os.uname().nodename.encode())
     log = base / "server.log"
     if log.exists():
         log.replace(base / "server.log.old")
@@ -247,7 +233,7 @@ def _launch(base: Path, package: Path, start_lock: int, server_lock: int) -> Non
         stale.unlink(missing_ok=True)
     programs = _programs(base, package)
     if not data.exists():
-        _create_database(base, programs, start_lock)
+        _create_database(base, programs, lock)
     for name, line in {
         "pg_hba.conf": f"local all all peer map={ROLE}\n",
         "pg_ident.conf": '{} "{}" {}\n'.format(ROLE, _user_name().replace('"', '""'), ROLE),
@@ -270,7 +256,7 @@ def _launch(base: Path, package: Path, start_lock: int, server_lock: int) -> Non
     }
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     command = [str(programs / "postgres"), "-D", str(data), *options]
-    _detach(command, log, server_lock, **_as_server())
+    _detach(command, log, lock, **_as_server())
 
 
 def _programs(base: Path, package: Path) -> Path:
@@ -295,7 +281,7 @@ def _programs(base: Path, package: Path) -> Path:
     return copy / package.name / INSTALLATION / "bin"
 
 
-def _create_database(base: Path, programs: Path, start_lock: int) -> None:
+def _create_database(base: Path, programs: Path, lock: int) -> None:
     """initdb elsewhere, then rename: what a kill in the middle leaves is never taken for whole."""
     new = base / "data.new"
     shutil.rmtree(new, ignore_errors=True)
@@ -303,8 +289,8 @@ def _create_database(base: Path, programs: Path, start_lock: int) -> None:
     os.chown(new, *_server_ids())
     command = [str(programs / "initdb"), "-D", str(new), "-U", ROLE, "--auth=reject", "--no-instructions"]
     command += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-    # initdb has start.lock too: if we are killed, the next starter waits for it before it clears up.
-    if _run(command, base / "server.log", start_lock, **_as_server()) != 0:
+    # initdb has the lock too: if we are killed, the next starter waits for it before it clears up.
+    if _run(command, base / "server.log", lock, **_as_server()) != 0:
         raise DatabaseError(f"initdb failed; {_end_of_log(base)}")
     new.rename(base / "data")
     folder = os.open(base, os.O_RDONLY)

@@ -7,11 +7,11 @@ import json
 import os
 import select
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
 from workerbee.job import Charge, Kind, State
-from workerbee.text import printable
+from workerbee.text import printable, shortened
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Event:
             charge.state,
         )
 
+    def shorter(self) -> Event:
+        """The same in at most a few hundred bytes."""
+        job_id, type, message = (shortened(text, 24) for text in (self.job_id, self.type, self.message))
+        return replace(self, job_id=job_id, type=type, message=message)
+
 
 class Sender:
     """The end that children write to. Sending never blocks: when the supervisor is behind, the news is dropped."""
@@ -53,14 +58,18 @@ class Sender:
         self._connection = connection
 
     def send(self, event: Event) -> None:
-        fields = {name: value for name, value in vars(event).items() if value not in (None, "", 0) or name == "slot"}
-        line = json.dumps(fields).encode() + b"\n"
-        # Up to PIPE_BUF a write is whole or not at all, so that many may share the pipe. Where that is too small
-        # the words are left out.
-        if len(line) > select.PIPE_BUF:
-            line = b"{}\n"
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):
-            os.write(self._connection.fileno(), line)
+        # Up to PIPE_BUF a write is whole or not at all, so that many may share the pipe. Some systems have 512 bytes
+        # there, and need fewer words.
+        for line in map(_packed, (event, event.shorter(), Event())):
+            if len(line) <= select.PIPE_BUF:
+                with contextlib.suppress(BlockingIOError, BrokenPipeError):
+                    os.write(self._connection.fileno(), line)
+                return
+
+
+def _packed(event: Event) -> bytes:
+    fields = {name: value for name, value in vars(event).items() if value not in (None, "", 0) or name == "slot"}
+    return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
 
 
 class Receiver:

@@ -6,6 +6,7 @@ the supervisor dead, it ends what is left of the node and settles for that, too.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import select
@@ -38,26 +39,67 @@ class Reporter(Protocol):
         """The board has new counts."""
 
 
-class Keeper:
-    """Keeps house for the node on `board`.
+class Watch:
+    """Sleeps until the next duty, a wake, or the supervisor's death; then `end_processes()` kills what it left.
 
-    `supervisor` is the process that this node stands and falls with, and `machine` names those on which process
-    ids mean the same. `wake` becomes readable when something is to be done; `read_log(slot, start)` gives what a
-    bee wrote from `start` on; `end_processes()` kills what a dead supervisor left.
+    That cannot wait until the database answers, so the session of the keeper sleeps here, too.
+    """
+
+    def __init__(self, supervisor: int, wake: int, end_processes: Callable[[], None]) -> None:
+        self._supervisor = supervisor
+        self._wake = wake
+        self._end_processes = end_processes
+        self._died = False
+        self._pidfd: int | None = None
+        if hasattr(os, "pidfd_open"):
+            # No such process: `supervisor_died` will find that out.
+            with contextlib.suppress(ProcessLookupError):
+                self._pidfd = os.pidfd_open(supervisor)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether a wake came within `seconds`."""
+        fds = [self._wake] if self._pidfd is None else [self._wake, self._pidfd]
+        # Without a pidfd nothing tells of the supervisor's death: look for it now and then.
+        longest = 0.5 if self._pidfd is None else 3600
+        ready, _, _ = select.select(fds, [], [], max(0, min(seconds, longest)))
+        return self._wake in ready and bool(os.read(self._wake, 4096))
+
+    def pause(self, seconds: float) -> None:
+        """Sleep while the database is away."""
+        deadline = time.monotonic() + seconds
+        while not self.supervisor_died() and (left := deadline - time.monotonic()) > 0:
+            self.wait(left)
+        time.sleep(max(0.0, deadline - time.monotonic()))
+
+    def supervisor_died(self) -> bool:
+        """Whether the supervisor is dead; the first time that it is, what it left is killed."""
+        if not self._died:
+            if self._pidfd is not None:
+                self._died = bool(select.select([self._pidfd], [], [], 0)[0])
+            else:
+                self._died = not is_alive(self._supervisor)
+            if self._died:
+                self._end_processes()
+        return self._died
+
+
+class Keeper:
+    """Keeps house for the node on `board`, as long as the supervisor that `watch` watches wants it.
+
+    `machine` names those on which process ids mean the same; `read_log(slot, start)` gives what a bee wrote from
+    `start` on.
     """
 
     def __init__(
         self,
         session: Session,
+        watch: Watch,
         board: Board,
         limits: Limits,
         lease: float,
         machine: str,
-        supervisor: int,
-        wake: int,
         reporter: Reporter,
         read_log: Callable[[int, int], str],
-        end_processes: Callable[[], None],
     ) -> None:
         self._session = session
         self._board = board
@@ -65,27 +107,24 @@ class Keeper:
         self._limits = limits
         self._lease = lease
         self._machine = machine
-        self._supervisor = supervisor
-        self._wake = wake
+        self._watch = watch
         self._reporter = reporter
         self._read_log = read_log
-        self._end_processes = end_processes
         self._next_beat = 0.0
         self._next_count = 0.0
         self._count_pause = 0.1
 
     def run(self) -> None:
         """Keep house until the supervisor closes the node, or is dead."""
-        with _Watch(self._supervisor, self._wake) as watch:
-            while not (self._header.closing and self._all_settled()):
-                self._beat()
-                self._settle_dead()
-                self._count()
-                if watch.wait(min(self._next_beat, self._next_count) - time.monotonic()):
-                    self._next_count = 0.0
-                if watch.supervisor_died():
-                    self._bury()
-                    break
+        while not (self._header.closing and self._all_settled()):
+            self._beat()
+            self._settle_dead()
+            self._count()
+            if self._watch.wait(min(self._next_beat, self._next_count) - time.monotonic()):
+                self._next_count = 0.0
+            if self._watch.supervisor_died():
+                self._bury()
+                break
         self._session.call(lambda store: store.end_node(self._header.node))
 
     def _beat(self) -> None:
@@ -177,7 +216,6 @@ class Keeper:
     def _bury(self) -> None:
         """The supervisor is dead: end what is left of the node, and settle for it."""
         self._header.stop = 1
-        self._end_processes()
         for index, slot in enumerate(self._board.slots):
             if slot.phase is Phase.ALIVE:
                 slot.move(Phase.DEAD)
@@ -186,37 +224,3 @@ class Keeper:
                 # Only a process that crashed had the time to write one.
                 kind, said = (Kind.CRASH, stack.splitlines()[0]) if stack else (Kind.LOST, "its supervisor died")
                 self._reporter.died(index, self._settle(slot, Failure(kind, kind.value, said, stack)))
-
-
-class _Watch:
-    """Sleeps until the next duty, a wake, or the supervisor's death."""
-
-    def __init__(self, supervisor: int, wake: int) -> None:
-        self._supervisor = supervisor
-        self._wake = wake
-        self._pidfd: int | None = None
-
-    def __enter__(self) -> _Watch:
-        if hasattr(os, "pidfd_open"):
-            try:
-                self._pidfd = os.pidfd_open(self._supervisor)
-            except ProcessLookupError:
-                self._supervisor = 0
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        if self._pidfd is not None:
-            os.close(self._pidfd)
-
-    def wait(self, seconds: float) -> bool:
-        """Whether a wake came within `seconds`."""
-        fds = [self._wake] if self._pidfd is None else [self._wake, self._pidfd]
-        # Without a pidfd nothing tells of the supervisor's death: look for it now and then.
-        longest = 0.5 if self._pidfd is None else 3600
-        ready, _, _ = select.select(fds, [], [], max(0, min(seconds, longest)))
-        return self._wake in ready and bool(os.read(self._wake, 4096))
-
-    def supervisor_died(self) -> bool:
-        if self._pidfd is not None:
-            return bool(select.select([self._pidfd], [], [], 0)[0])
-        return not self._supervisor or not is_alive(self._supervisor)

@@ -28,7 +28,7 @@ from workerbee.display import told
 from workerbee.errors import InvalidType
 from workerbee.events import Event, Sender
 from workerbee.job import Charge, Job, JobFunction, Limits
-from workerbee.keeper import Keeper
+from workerbee.keeper import Keeper, Watch
 from workerbee.options import NodeOptions
 from workerbee.session import Session
 from workerbee.text import printable
@@ -206,17 +206,16 @@ def live_as_keeper(work: Work, wake: Connection) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends when the supervisor says so, or is dead
     work.title("keeper")
+    watch = Watch(work.supervisor, wake.fileno(), lambda: _end_processes(work))
     keeper = Keeper(
-        Session(work.address, work.jobset_id, f"workerbee {work.jobset_id} keeper"),
+        Session(work.address, work.jobset_id, f"workerbee {work.jobset_id} keeper", watch.pause),
+        watch,
         work.board,
         work.limits,
         work.options.lease,
         machine_id(),
-        work.supervisor,
-        wake.fileno(),
         _Reporter(work, 0),
         work.read_log,
-        lambda: _end_processes(work),
     )
     keeper.run()
 

@@ -133,6 +133,8 @@ def _join(
             return None
         if options.why_bees:
             display.say(f"{options.bees} bee{'s' * (options.bees != 1)}: {options.why_bees}.")
+        if options.bees and options.log_dir:
+            display.say(f"What jobs print goes to files in {options.log_dir}.")
         display.say("-" * 80)
         return store.add_node(socket.gethostname(), machine_id(), os.getpid(), options.lease)
     finally:

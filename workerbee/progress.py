@@ -60,20 +60,26 @@ class Progress:
         return f"{done}, {header.failed} failed, {running} running, {pace(self.rate())}"
 
     def left(self) -> str:
-        """The time until the end if all goes on as lately; nothing while that cannot be told."""
-        rate, jobs = self.rate(), self._header.pending + self._header.claimed
-        return f"about {duration(jobs / rate)} left" if rate and jobs else ""
+        """The time until the end if all goes on as lately, while that can be told."""
+        header, rate = self._header, self.rate()
+        # How long the last jobs take is their own affair: others' pace says nothing of them.
+        if not rate or not header.pending or header.stop:
+            return ""
+        return f"about {duration((header.pending + header.claimed) / rate)} left"
 
-    def longest(self, width: int, most: int = 3) -> str:
-        """The jobs that have run longest, if for long, in about `width` characters."""
+    def longest(self, width: int) -> str:
+        """The jobs that have run longest, if for long, in `width` characters."""
         now = time.monotonic()
         slots = [slot for slot in self._board.slots if slot.phase is Phase.ALIVE and slot.pos]
         running = [(now - slot.started, slot.read_job_id()) for slot in slots]
-        running = sorted((ran for ran in running if ran[0] > LONG), reverse=True)[:most]
+        running = sorted((ran for ran in running if ran[0] > LONG), reverse=True)[: min(3, max(1, width // 35))]
         if not running:
             return ""
-        room = max(8, (width - len("longest: ")) // len(running) - len("'' 12:34:56 h, "))
-        return "longest: " + ", ".join(f"'{shortened(job_id, room)}' {duration(ran)}" for ran, job_id in running)
+        ages = [duration(seconds) for seconds, _ in running]
+        fixed = len("longest: ") + sum(len(f"'' {age}, ") for age in ages)
+        room = max(8, (width - fixed) // len(ages))
+        jobs = [f"'{shortened(job_id, room)}' {age}" for (_, job_id), age in zip(running, ages, strict=True)]
+        return "longest: " + ", ".join(jobs)
 
 
 def duration(seconds: float) -> str:

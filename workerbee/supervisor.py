@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from workerbee import orphans
+from workerbee import backoff, orphans
+from workerbee.backoff import Backoff
 from workerbee.board import Board, Phase
 from workerbee.child import Child, adopt_orphans
 from workerbee.errors import NodeFailed
@@ -17,8 +18,7 @@ from workerbee.output import Output
 from workerbee.signals import Signals
 from workerbee.text import ending
 
-STILLBORN_LIMIT = 5  # bees in a row that die before they claim anything
-FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 30.0  # seconds
+KEEPERS = 5  # keepers that may die before the node gives up
 LAST_WORDS = 10.0  # seconds that the keeper has to end the node in the database
 
 
@@ -69,11 +69,9 @@ class Supervisor:
         self._outputs: dict[int, list[Output]] = {}
         self._keeper: Child | None = None
         self._selector = selectors.DefaultSelector()
-        self._not_before = [0.0] * len(board.slots)
+        self._backoff = Backoff(len(board.slots))
         self._idle_since = [0.0] * len(board.slots)
-        self._stillborn = 0
         self._keepers_lost = 0
-        self._completed = 0
         self._deadline: float | None = None
         self._given_up = float("inf")
         self._refresh = 0.0
@@ -155,16 +153,12 @@ class Supervisor:
         slot = self._board.slots[index]
         if slot.jobs or slot.ordered:
             return
-        completed = self._board.completed
-        self._stillborn = 1 if completed > self._completed else self._stillborn + 1
-        self._completed = completed
-        backoff = min(FIRST_BACKOFF * 2 ** (self._stillborn - 1), LONGEST_BACKOFF)
-        self._not_before[index] = time.monotonic() + backoff
         reason = slot.read_note() or ending(code)
-        if self._stillborn >= STILLBORN_LIMIT:
-            self._give_up(f"{STILLBORN_LIMIT} bees in a row died before they claimed a job; the last: {reason}")
+        pause = self._backoff.died(index, self._board.completed)
+        if pause is None:
+            self._give_up(f"{backoff.LIMIT} bees in a row died before they claimed a job; the last: {reason}")
         else:
-            self._audience.say(f"bee {index} died before it claimed a job ({reason}), next try in {backoff:.1f} s")
+            self._audience.say(f"bee {index} died before it claimed a job ({reason}), next try in {pause:.1f} s")
 
     def _lose_keeper(self, keeper: Child, code: int) -> None:
         self._selector.unregister(keeper.fd)
@@ -173,8 +167,8 @@ class Supervisor:
         if not self._header.closing:
             self._keepers_lost += 1
             self._audience.say(f"the keeper died ({ending(code)}), started again")
-            if self._keepers_lost >= STILLBORN_LIMIT:
-                self._give_up(f"the keeper died {STILLBORN_LIMIT} times; the last: {ending(code)}")
+            if self._keepers_lost >= KEEPERS:
+                self._give_up(f"the keeper died {KEEPERS} times; the last: {ending(code)}")
 
     def _give_up(self, reason: str) -> None:
         self._failure = self._failure or reason
@@ -215,7 +209,7 @@ class Supervisor:
         now = time.monotonic()
         idle = 0
         for index, slot in enumerate(self._board.slots):
-            if slot.phase is not Phase.EMPTY or self._not_before[index] > now:
+            if slot.phase is not Phase.EMPTY or self._backoff.until[index] > now:
                 continue
             if self._idle_since[index]:
                 # It found nothing to do. Another starts only for jobs that have come back since.
@@ -246,7 +240,7 @@ class Supervisor:
 
     def _sleep(self) -> None:
         now = time.monotonic()
-        later = [*self._not_before, self._deadline or 0.0, self._given_up]
+        later = [*self._backoff.until, self._deadline or 0.0, self._given_up]
         due = min([self._refresh, *(at for at in later if at > now)])
         self._selector.select(max(0.0, due - now))
 

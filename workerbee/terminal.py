@@ -71,6 +71,7 @@ class Screen:
     def __init__(self) -> None:
         self._stream = Stream("stdout")
         self._console = Console(highlight=False)
+        self._shown = ""
 
     @property
     def width(self) -> int:
@@ -93,8 +94,10 @@ class Screen:
         shown = capture.get()
         if block and not last:
             shown = shown.removesuffix("\n") + "\r" + f"\x1b[{len(block) - 1}A" * (len(block) > 1)
-        # In one write, or it would flicker.
-        self._stream.write(f"\r\x1b[J{above}{shown}")
+        if above or last or shown != self._shown:
+            # In one write, or it would flicker.
+            self._stream.write(("\r\x1b[J" if self._shown else "") + above + shown)
+        self._shown = "" if last else shown
 
 
 def harmless(line: str) -> str:

@@ -7,7 +7,8 @@ INSERT INTO {claims} (bee, node, pid) VALUES (nextval('wb_bees'), %(node)s, %(pi
 -- name: settle_and_claim
 -- Mark the claim's `done` positions COMPLETE and claim up to `size` jobs, at random, from those with the fewest
 -- attempts: from a random position upwards, then from the start. A range that another bee holds is skipped. What is
--- left of a range is told from `found`, the row as it was locked: the snapshot may be older.
+-- left of a range is told from `found`, the row as it was locked: the snapshot may be older. The last LIMIT takes
+-- nothing away; it keeps the planner from expecting a good part of the table, and from compiling for that.
 WITH held AS MATERIALIZED (
     SELECT bee FROM {claims} WHERE bee = %(bee)s AND number = %(number)s FOR UPDATE
 ), settled AS (
@@ -47,8 +48,9 @@ WITH held AS MATERIALIZED (
     WHERE c.bee = held.bee
 )
 SELECT EXISTS (SELECT FROM held), EXISTS (SELECT FROM fewest), t.attempts, j.pos, j.job_id, j.data::text
-FROM (SELECT) one LEFT JOIN (taken t JOIN {jobs} j ON j.pos BETWEEN t.lo AND t.hi) ON true
-ORDER BY j.pos;
+FROM (SELECT) one
+LEFT JOIN (taken t CROSS JOIN LATERAL (
+    SELECT pos, job_id, data FROM {jobs} WHERE pos BETWEEN t.lo AND t.hi ORDER BY pos LIMIT %(size)s) j) ON true;
 
 -- name: hold_claim
 -- Lock a bee's claim before settling it; nothing comes back when somebody has taken it away.

@@ -1,0 +1,66 @@
+"""The shape of the package: imports point one way, and the two halves meet in one place."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import workerbee
+
+PACKAGE = Path(workerbee.__file__).parent
+
+
+def imports():
+    """Module -> the modules of the package that it imports."""
+    found = {}
+    for file in PACKAGE.glob("*.py"):
+        below = set()
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "workerbee":
+                parts = node.module.split(".")[1:]
+                below |= {parts[0]} if parts else {alias.name for alias in node.names}
+        found[file.stem] = {name for name in below if (PACKAGE / f"{name}.py").exists()}
+    return found
+
+
+def reached(start, graph):
+    seen, todo = set(), [start]
+    while todo:
+        for below in graph[todo.pop()] - seen:
+            seen.add(below)
+            todo.append(below)
+    return seen
+
+
+def test_imports_point_one_way():
+    graph = imports()
+    assert len(graph) > 20
+    # Raises CycleError for a circle.
+    order = list(TopologicalSorter(graph).static_order())
+    assert set(order) == set(graph)
+    assert {"__init__", "postgres"} & reached("postgresql", graph) == set()
+    for leaf in ("errors", "job", "text", "signals"):
+        assert graph[leaf] == set()
+
+
+def test_processes_know_no_sql_and_jobs_know_no_processes():
+    graph = imports()
+    database = {"store", "session", "queries", "address", "loading"}
+    processes = {"child", "supervisor", "node", "signals", "output"}
+    for module in ("supervisor", "child", "output", "board"):
+        assert reached(module, graph) & database == set(), module
+    for module in ("bee", "store", "loading", "session"):
+        assert reached(module, graph) & processes == set(), module
+
+
+def test_sql_is_only_on_its_shelf():
+    words = ("SELECT ", "INSERT INTO", "UPDATE ", "DELETE FROM", "CREATE TABLE")
+    for file in PACKAGE.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "execute":
+                assert file.stem == "store"
+            if isinstance(node, ast.JoinedStr):
+                text = "".join(part.value for part in node.values if isinstance(part, ast.Constant))
+                # Text that tells a person which query to make is no query.
+                assert not text.startswith(words), f"{file.name}:{node.lineno}"
