@@ -17,7 +17,6 @@ T = TypeVar("T")
 
 PATIENCE = 600.0  # seconds that the database may be away
 LONGEST_PAUSE = 5.0
-GONE = (psycopg2.OperationalError, psycopg2.InterfaceError)
 
 
 class Session:
@@ -48,7 +47,9 @@ class Session:
                     self._store = Store(connect(self._address, self._name), self._jobset_id)
                     self.since = time.monotonic()
                 return step(self._store)
-            except GONE:
+            except psycopg2.Error as error:
+                if not _gone(error):
+                    raise
                 self.close()
                 step = again or step
                 if time.monotonic() > deadline:
@@ -65,3 +66,8 @@ class Session:
         if self._store is not None:
             self._store.close()
             self._store = None
+
+
+def _gone(error: psycopg2.Error) -> bool:
+    # A connection that breaks in the middle of an answer is a plain DatabaseError, told by its having no code.
+    return isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError)) or error.pgcode is None
