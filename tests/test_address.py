@@ -19,7 +19,7 @@ import psycopg2
 import pytest
 
 from tests.helpers import alive, wait_until
-from workerbee import DatabaseError, InvalidValue, WorkerbeeError, batch, embedded, postgres_jobset
+from workerbee import DatabaseError, InvalidValue, WorkerbeeError, batch, cluster, postgres_jobset
 from workerbee.address import connect, resolve
 
 USER, PASSWORD = "weaver", "ge%heim/ @:=1'\\"
@@ -67,7 +67,7 @@ def tcp():
         nobody = pwd.getpwnam("nobody")
         account |= {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
         os.chown(data, nobody.pw_uid, nobody.pw_gid)
-    programs = embedded._programs(home, embedded._find_package())
+    programs = cluster.find_programs(home, cluster.find_package())
     (home / "password").write_text("admin")
     (home / "password").chmod(0o644)
     subprocess.run(

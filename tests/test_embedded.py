@@ -23,7 +23,7 @@ import psycopg2
 import psycopg2.extensions
 import pytest
 
-from workerbee import embedded
+from workerbee import cluster, embedded
 
 CHECKOUT = Path(embedded.__file__).parents[1]
 ROOT = os.geteuid() == 0
@@ -219,7 +219,7 @@ def mode(path: Path) -> int:
 
 def server_account() -> tuple[int, int]:
     """uid and gid of whom the server runs as."""
-    return (pwd.getpwnam("nobody").pw_uid, embedded.ROOTS_SERVER_GROUP) if ROOT else (os.geteuid(), os.getegid())
+    return (pwd.getpwnam("nobody").pw_uid, cluster.ROOTS_SERVER_GROUP) if ROOT else (os.geteuid(), os.getegid())
 
 
 def test_many_that_start_at_once_share_one_server(empty_home: Home) -> None:
