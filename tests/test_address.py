@@ -290,7 +290,7 @@ def test_unreachable(tcp):
     port = free_port()
     said = refused(DatabaseError, PASSWORD, **tcp.address(port=port))
     assert said.startswith(f"cannot connect to database {DATABASE} on {USER}@127.0.0.1:{port}: ")
-    assert "Connection refused" in said
+    assert "failed: Connection refused; Is the server running" in said
     folder = "/nowhere/at all"
     assert f"{USER}@{folder}:5432" in refused(DatabaseError, host=folder, user=USER, database="d")
     said = refused(DatabaseError, PASSWORD, **tcp.address(host="no\nhost.invalid"))

@@ -225,7 +225,7 @@ def test_stop_keeps_the_bar_whole(terminal, tmp_path):
 
 
 def test_low_terminal(terminal):
-    run = terminal('run([f"raise-{n}" for n in range(10)])', rows=2)
+    run = terminal('run([f"raise-{n}" for n in range(10)])', rows=1)
     assert len(bars(run.everything())) == 1
 
 
@@ -534,9 +534,11 @@ def test_output_of_a_dead_bee_whose_child_writes_for_ever():
     output = Output(reader, lines.append)
     with subprocess.Popen(["yes"], stdout=writer.fileno()) as endless:
         writer.close()
-        wait_until(lambda: select.select([output.fd], [], [], 0)[0])
-        output.close()
-        endless.kill()
+        try:
+            wait_until(lambda: select.select([output.fd], [], [], 0)[0])
+            output.close()
+        finally:
+            endless.kill()
     assert set(lines) <= {"y"}
 
 

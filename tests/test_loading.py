@@ -264,7 +264,7 @@ def store(parameters):
 
 
 def test_positions_and_ranges(store, sql):
-    for count in (1, 2, 3, 4095, 4096, 4097, 8191, 8192, 10_000):
+    for count in (1, 2, 3, 4095, 4096, 4097, 8192, 8193, 10_000):
         name = f"n{count}"
         set_up(store(name), map(str, range(count)), None, quiet)
         # The rows lie on disk in the order of positions, each once, none left out.

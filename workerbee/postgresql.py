@@ -18,7 +18,7 @@ import psycopg2
 from workerbee import options as checks
 from workerbee.address import Address, connect, refusal, resolve
 from workerbee.display import Mute, Narrator, Quiet, chosen, ended
-from workerbee.errors import WorkerbeeError
+from workerbee.errors import DatabaseError, WorkerbeeError
 from workerbee.inline import Inline
 from workerbee.job import JobFunction, JobsetSummary
 from workerbee.lives import machine_id
@@ -88,17 +88,15 @@ def postgres_jobset(
         address = resolve(host, port, user, database, password)
         try:
             row = _join(address, jobset_id, job_ids, job_data, node_options, display)
-            stopped, node, ready = None, None, time.monotonic()
-            if row is not None:
-                node = Node(address, jobset_id, job_function, limits, node_options, row)
-                try:
-                    if isinstance(display, (Narrator, Mute)):
-                        stopped = Inline(node, display).run()
-                    else:
-                        stopped = node.supervise(display)
-                finally:
-                    node.close()
-            summary = _summarise(address, jobset_id, node, ready - begun, time.monotonic() - ready, display)
+            ready = time.monotonic()
+            node = None if row is None else Node(address, jobset_id, job_function, limits, node_options, row)
+            stopped = None if node is None else _work(node, display)
+            try:
+                summary = _summarise(address, jobset_id, node, ready - begun, time.monotonic() - ready, display)
+            except DatabaseError as error:
+                if stopped is None:
+                    raise
+                display.say(str(error))
         except psycopg2.Error as error:
             raise refusal(error, address) from None
     except WorkerbeeError as error:
@@ -109,6 +107,14 @@ def postgres_jobset(
     if stopped is not None:
         raise SystemExit(128 + stopped)
     return summary
+
+
+def _work(node: Node, display: Quiet) -> signal.Signals | None:
+    """Do this node's share; the signal that ended it before there was nothing left."""
+    try:
+        return Inline(node, display).run() if isinstance(display, (Narrator, Mute)) else node.supervise(display)
+    finally:
+        node.close()
 
 
 def _join(

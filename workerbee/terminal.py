@@ -86,8 +86,7 @@ class Screen:
 
     def draw(self, above: str, block: Sequence[RenderableType] = (), last: bool = False) -> None:
         """Write `above`, whole lines, over the old block, and the new block below it; the `last` one stays."""
-        # A block as high as the terminal would scroll away, and could not be cleared.
-        block = block[: max(1, self._console.height - 1)]
+        block = block[: self._console.height]  # more would scroll away, and could not be cleared
         with self._console.capture() as capture:
             for line in block:
                 self._console.print(line, width=self.width, no_wrap=True, overflow="ellipsis", height=1)
