@@ -199,12 +199,14 @@ class Keeper:
     def _count(self) -> None:
         if time.monotonic() < self._next_count:
             return
-        counts = self._session.call(lambda store: store.counts())
         header = self._header
+        # Before asking: the counts speak of nothing that happens after it.
+        asked = time.monotonic()
+        counts = self._session.call(lambda store: store.counts())
         waiting = not any(slot.phase is Phase.ALIVE for slot in self._board.slots) and not counts.pending
         header.total, header.pending = counts.total, counts.pending
         header.claimed, header.failed = counts.claimed, counts.failed
-        header.counted = time.monotonic()
+        header.counted = asked
         self._reporter.counted()
         self._count_pause = min(2 * self._count_pause, LONGEST_COUNT_PAUSE) if waiting else 0.1
         pause = random.uniform(0.5, 1) * self._count_pause if waiting else COUNT_EVERY
