@@ -99,7 +99,7 @@ def main():
     if summary.ok:
         print("All is well.")
     else:
-        print(f"{summary.failed} jobs are FAILED: each was tried three times. The others never noticed.")
+        print(f"FAILED: {summary.failed}, each after three attempts. The other jobs never noticed.")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def test_quickstart(home, tmp_path):
     assert Counter(re.findall(r"^crash of .*, attempt (\d): SIGSEGV$", database, re.MULTILINE)) == dict.fromkeys(
         "123", 2
     )
-    assert database.endswith("2 jobs are FAILED: each was tried three times. The others never noticed.\n")
+    assert database.endswith("FAILED: 2, each after three attempts. The other jobs never noticed.\n")
 
     (jobset,) = set(re.findall(r"quickstart_\d+_\d+", first.stdout))
     again = run("--jobset", jobset)
