@@ -194,6 +194,29 @@ def test_bees_are_replaced_after_so_many_jobs(address, tmp_path):
     assert summary.bees_started == 2
 
 
+def test_a_job_that_closes_its_output_does_not_keep_the_supervisor_busy(address, tmp_path):
+    busy = []
+
+    def job(_job_id, _data):
+        os.close(1)
+        os.close(2)
+        wait_until((tmp_path / "seen").exists)
+
+    def look():
+        wait_until(lambda: children() and "bee 0: a" in " ".join(children().values()))
+        # The clock that a spinning supervisor would drive: its own CPU time, against the wall's.
+        before, begun = time.process_time(), time.monotonic()
+        wait_until(lambda: time.monotonic() - begun > 2)
+        busy.append(time.process_time() - before)
+        (tmp_path / "seen").touch()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    assert postgres_jobset("closes", job, ["a"], **address, verbose=False, processes=1).ok
+    thread.join()
+    assert busy[0] < 1
+
+
 class Unloadable:
     """A function that falls apart where it is unpickled."""
 

@@ -162,6 +162,6 @@ class JobsetSummary:
         if self.failed_here:
             here += f", {self.failed_here} failed"
         if self.crashed_here:
-            here += f", {self.crashed_here} crashes"
+            here += f", {self.crashed_here} crash{'es' * (self.crashed_here != 1)}"
         bees = f"{self.bees_started} bee{'s' * (self.bees_started != 1)}"
         return f"jobset '{self.jobset_id}': {', '.join(parts)}; here {here} in {self.seconds:.1f} s by {bees}"

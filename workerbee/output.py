@@ -27,10 +27,16 @@ class Output:
     def fd(self) -> int:
         return self._connection.fileno()
 
-    def pass_on(self) -> None:
-        """Write the lines that have arrived; at most one piece, so that a chatty bee does not take over."""
+    def pass_on(self) -> bool:
+        """Write the lines that have arrived; at most one piece, so that a chatty bee does not take over.
+
+        False when no more can come: nobody has the other end open any more.
+        """
         with contextlib.suppress(BlockingIOError):
-            self._take(os.read(self.fd, PIECE))
+            piece = os.read(self.fd, PIECE)
+            self._take(piece)
+            return bool(piece)
+        return True
 
     def close(self) -> None:
         """The bee is dead: write what is left, a last line without its end included."""

@@ -131,9 +131,9 @@ class Supervisor:
     def _bury(self, index: int, bee: Child, code: int) -> None:
         slot = self._board.slots[index]
         for output in self._outputs.pop(index):
-            self._selector.unregister(output.fd)
+            self._unwatch(output.fd)
             output.close()
-        self._selector.unregister(bee.fd)
+        self._unwatch(bee.fd)
         bee.close()
         del self._bees[index]
         self._end_orphans(orphans.bee_mark(self._mark, bee.pid))
@@ -161,7 +161,7 @@ class Supervisor:
             self._audience.say(f"bee {index} died before it claimed a job ({reason}), next try in {pause:.1f} s")
 
     def _lose_keeper(self, keeper: Child, code: int) -> None:
-        self._selector.unregister(keeper.fd)
+        self._unwatch(keeper.fd)
         keeper.close()
         self._keeper = None
         if not self._header.closing:
@@ -230,12 +230,14 @@ class Supervisor:
             self._selector.register(output.fd, selectors.EVENT_READ)
 
     def _report(self) -> None:
+        for outputs in self._outputs.values():
+            for output in outputs:
+                if not output.pass_on():
+                    # A job has closed it. Readable for ever, it would keep us awake.
+                    self._unwatch(output.fd)
         for event in self._events.receive():
             if event.kind:
                 self._audience.happened(event)
-        for outputs in self._outputs.values():
-            for output in outputs:
-                output.pass_on()
         self._refresh = time.monotonic() + self._audience.refresh()
 
     def _sleep(self) -> None:
@@ -243,6 +245,10 @@ class Supervisor:
         later = [*self._backoff.until, self._deadline or 0.0, self._given_up]
         due = min([self._refresh, *(at for at in later if at > now)])
         self._selector.select(max(0.0, due - now))
+
+    def _unwatch(self, fd: int) -> None:
+        if fd in self._selector.get_map():
+            self._selector.unregister(fd)
 
     def _end_orphans(self, mark: str) -> None:
         """End what processes with `mark` left to us, and reap what has ended."""
