@@ -108,7 +108,9 @@ def _started(process, port):
     if process.poll() is not None:
         return "ended"
     with suppress(psycopg2.OperationalError):
-        psycopg2.connect(host="127.0.0.1", port=port, user="admin", password="admin", dbname="postgres").close()
+        # Whoever else may listen there may never answer.
+        own = {"host": "127.0.0.1", "port": port, "user": "admin", "password": "admin", "dbname": "postgres"}
+        psycopg2.connect(**own, connect_timeout=5).close()
         return "started"
     return None
 

@@ -348,7 +348,7 @@ def test_databases_that_are_not_in_utf8(server, encoding, monkeypatch):
     admin.autocommit = True
     admin.cursor().execute(
         f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' "
-        + ("LOCALE_PROVIDER libc" if admin.server_version >= 120000 else "")
+        + ("LOCALE_PROVIDER libc" if admin.server_version >= 150000 else "")
     )
     address = {**{key: value for key, value in server.items() if key != "dbname"}, "database": name}
     try:
@@ -361,7 +361,7 @@ def test_databases_that_are_not_in_utf8(server, encoding, monkeypatch):
             with pytest.raises(InvalidValue, match=r"cannot hold.*job_ids.*COPY wb_staging, line 20001"):
                 postgres_jobset("not", pytest.fail, late, **address, verbose=False)
     finally:
-        admin.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")
+        admin.cursor().execute(f"DROP DATABASE {name}")
         admin.close()
 
 
