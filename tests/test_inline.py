@@ -87,6 +87,16 @@ def test_exceptions_of_every_sort_are_failures_of_the_job(address, sql):
     assert all(len(stack) < 20_000 for (stack,) in sql("SELECT stack FROM wb_failures"))
 
 
+def test_a_coroutine_that_nobody_runs_is_a_failure(address, sql):
+    async def work(_job_id, _data):
+        pass
+
+    summary = postgres_jobset("async", lambda *job: work(*job), ["a"], **address, verbose=False, max_attempts=1)
+    assert summary.failed == 1
+    ((message,),) = sql("SELECT message FROM wb_failures")
+    assert message.startswith("job_function returned a coroutine")
+
+
 def test_the_callers_faulthandler_comes_back(address):
     assert faulthandler.is_enabled()
     postgres_jobset("fault", lambda *_: None, ["a"], **address, verbose=False)

@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from types import CoroutineType
 from typing import Protocol
 
 from workerbee.board import Board, Phase
@@ -167,7 +168,12 @@ class Bee:
         self._witness.claimed(job)
         raised = None
         try:
-            self._function(job.job_id, json.loads(job.data) if job.data else {})
+            result = self._function(job.job_id, json.loads(job.data) if job.data else {})
+            if isinstance(result, CoroutineType):
+                result.close()
+                raise TypeError(
+                    "job_function returned a coroutine, which nobody runs: await it inside, or asyncio.run it"
+                )
         except Interrupted:
             raise
         except BaseException as error:
