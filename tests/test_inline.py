@@ -91,7 +91,10 @@ def test_a_coroutine_that_nobody_runs_is_a_failure(address, sql):
     async def work(_job_id, _data):
         pass
 
-    summary = postgres_jobset("async", lambda *job: work(*job), ["a"], **address, verbose=False, max_attempts=1)
+    def job(job_id, data):
+        return work(job_id, data)
+
+    summary = postgres_jobset("async", job, ["a"], **address, verbose=False, max_attempts=1)
     assert summary.failed == 1
     ((message,),) = sql("SELECT message FROM wb_failures")
     assert message.startswith("job_function returned a coroutine")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import ctypes
+import multiprocessing
 import os
 import random
 import signal
@@ -348,6 +349,27 @@ def test_process_titles_say_what_runs_and_never_the_password(address, tmp_path):
         "workerbee titles keeper",
         "workerbee titles supervisor",
     ]
+
+
+def _pooled(address):
+    try:
+        postgres_jobset("pooled", lambda *_: None, ["a"], **address, verbose=False, processes=2)
+    except NodeFailed as error:
+        return str(error)
+
+
+def test_called_from_a_worker_of_a_pool(address):
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert "daemonic processes" in pool.apply(_pooled, (address,))
+
+
+def test_a_jobset_inside_a_job_of_another(address, sql):
+    def job(job_id, _data):
+        inner = postgres_jobset(f"in_{job_id}", lambda *_: None, ["x", "y"], **address, verbose=False, processes=2)
+        assert inner.ok
+
+    assert postgres_jobset("out", job, ["a", "b"], **address, verbose=False, processes=2).ok
+    assert sql("SELECT (SELECT count(*) FROM wb_jobs__in_a) + (SELECT count(*) FROM wb_jobs__in_b)") == [(4,)]
 
 
 def test_called_from_a_thread(address):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workerbee.cpus import usable_cpus
-from workerbee.errors import InvalidType, InvalidValue
+from workerbee.errors import InvalidType, InvalidValue, NodeFailed
 from workerbee.job import Limits
 from workerbee.queries import MAX_JOBSET_ID
 from workerbee.text import shown
@@ -107,6 +107,11 @@ def check_node(
     log_dir: object,
 ) -> NodeOptions:
     """How this node is to run its bees; reads what the machine allows for `processes='auto'`."""
+    if multiprocessing.current_process().daemon:
+        raise NodeFailed(
+            "multiprocessing lets its daemonic processes, such as a Pool's workers, start no processes, "
+            "and a node needs some: call postgres_jobset from another process"
+        )
     spare = None if max_jobs_per_bee is None else _whole("max_jobs_per_bee", max_jobs_per_bee)
     bees, why = _bees(processes)
     return NodeOptions(
