@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
 
 import psycopg2
 import pytest
@@ -15,14 +16,16 @@ from workerbee.job import Limits
 from workerbee.loading import set_up
 from workerbee.store import Store
 
+NOBODY = 2**31 - 1  # no process of this machine
+
 
 @pytest.fixture
 def elsewhere(parameters, sql):
     """A node on another machine that holds one of two jobs, and has been silent for as long as is said."""
     store = Store(psycopg2.connect(**parameters), "lost")
     set_up(store, ["a", "b"], None, lambda _: None)
-    node = store.add_node("far", "another machine", os.getpid(), 5)
-    claim, _ = store.settle_and_claim(store.add_bee(node, os.getpid()), {}, 1, node)
+    node = store.add_node("far", "another machine", NOBODY, 5)
+    claim, _ = store.settle_and_claim(store.add_bee(node, NOBODY), {}, 1, node)
 
     def silent(seconds: float):
         sql("UPDATE wb_nodes SET beat_at = now() - make_interval(secs => %s) WHERE node = %s", seconds, node)
@@ -58,7 +61,7 @@ def test_a_node_that_is_heard_of_keeps_its_claims(elsewhere, script, sql):
     beats = "SELECT max(beat_at) FROM wb_nodes WHERE host <> 'far'"
     for _ in range(8):
         (before,) = sql(beats)
-        store.beat_node(store.run("hold_claim", bee=claim.bee)[0][5], 1)
+        store.beat_node(store.run("hold_claim", bee=claim.bee)[0][5], NOBODY)
         wait_until(lambda before=before: sql(beats) != [before])
     assert process.poll() is None
     assert [job.job_id for job in store.find_claim(claim.bee).jobs] == [claim.jobs[0].job_id]
@@ -71,6 +74,57 @@ def test_a_node_that_is_heard_of_keeps_its_claims(elsewhere, script, sql):
     assert process.returncode == 0, said
     assert "2 of 2 jobs complete" in said
     assert sql("SELECT count(*) FROM wb_failures") == [(0,)]
+
+
+def test_only_who_could_have_heard_a_node_takes_it_for_lost(elsewhere, script, sql):
+    store, claim = elsewhere(60)
+    process = script("""
+        from workerbee import postgres_jobset
+        print(postgres_jobset("lost", lambda *_: None, lease=3600, processes=1))
+    """)
+    # It counts after it has looked for lost nodes, which it will not do again for a quarter of an hour.
+    wait_until(
+        lambda: sql(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() "
+            "AND application_name = 'workerbee lost keeper' AND query LIKE '%sum(hi - lo + 1)%'"
+        )
+    )
+    assert store.find_claim(claim.bee) == claim
+    store.settle(claim.bee, claim.number, [], None, drop=True)
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert sql("SELECT count(*) FROM wb_failures") == [(0,)]
+
+
+@pytest.mark.parametrize("processes", [None, 1])
+def test_a_node_beats_several_times_per_lease(script, sql, tmp_path, processes):
+    process = script(SLOW.replace("lease=1, processes=1", f"lease=8, processes={processes}"))
+    wait_until((tmp_path / "running").exists)
+    beats = "SELECT extract(epoch FROM beat_at)::float8 FROM wb_nodes"
+    heard = sql(beats)
+    while len(heard) < 4:
+        heard += wait_until(lambda last=heard[-1]: [beat for beat in sql(beats) if beat != last])
+    times = [at for (at,) in heard]
+    assert times[-1] - times[1] < 8
+    (tmp_path / "go").touch()
+    assert "1 of 1 jobs complete" in process.communicate()[0]
+
+
+def test_a_killed_keeper_is_replaced_inline(address, sql):
+    keeper = "SELECT keeper_pid FROM wb_nodes WHERE keeper_pid IS NOT NULL"
+    killed = []
+
+    def job(*_):
+        if killed:
+            wait_until(lambda: sql(keeper) != killed, "another keeper")
+            return
+        killed.extend(wait_until(lambda: sql(keeper)))
+        os.kill(killed[0][0], signal.SIGKILL)
+        # It is looked after once a second, between jobs.
+        end = time.monotonic() + 1
+        wait_until(lambda: not alive(killed[0][0]) and time.monotonic() > end)
+
+    assert postgres_jobset("kept", job, ["a", "b"], **address, verbose=False).ok
 
 
 @pytest.mark.parametrize("processes", [None, 1])

@@ -55,6 +55,8 @@ def test_running_jobs_finish_and_the_rest_goes_back(start, sql, tmp_path, proces
     process.send_signal(number)
     # What was claimed runs on, and nothing more is claimed once it has ended.
     wait_until(lambda: noted_stop(process))
+    if processes:
+        hear_stop(process)
     (tmp_path / "go").touch()
     said = process.communicate()[0]
     assert process.returncode == status
@@ -98,10 +100,23 @@ def test_a_second_signal_does_not_wait(start, sql, processes):
     assert_nothing_held(sql)
 
 
+def hear_stop(process):
+    """Read on until the supervisor, whose handler only notes a signal, says that it has acted on it."""
+    heard = b""
+    while b"no new claims" not in heard:
+        piece = os.read(process.stdout.fileno(), 65536)
+        assert piece, heard
+        heard += piece
+
+
 def noted_stop(process):
     """Whether the signal has reached a handler: it is not pending any more."""
-    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-    return not any(int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd")))
+    return not pending_signals(process.pid)
+
+
+def pending_signals(pid):
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return any(int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd")))
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
@@ -154,3 +169,109 @@ def test_a_killed_keeper_is_replaced(start, sql, tmp_path):
     assert process.returncode == 0, said
     assert "the keeper died (SIGKILL), started again" in said
     assert_nothing_held(sql)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_bees_die_with_their_supervisor_when_its_keeper_is_dead_too(start, sql, tmp_path, method):
+    process = start(2, processes=2, start_method=method)
+    bees = [int(line.split()[1]) for line in (tmp_path / "running").read_text().splitlines()]
+    ((keeper,),) = wait_until(lambda: sql("SELECT keeper_pid FROM wb_nodes WHERE keeper_pid IS NOT NULL"))
+    process.send_signal(signal.SIGSTOP)  # it starts no other keeper
+    os.kill(keeper, signal.SIGKILL)
+    process.kill()
+    try:
+        wait_until(lambda: not any(map(alive, bees)), "the bees to die")
+    finally:
+        (tmp_path / "go").touch()
+
+
+def test_what_jobs_started_is_gone_with_a_killed_supervisor(script, tmp_path):
+    process = script("""
+        import os, signal, subprocess
+        from pathlib import Path
+        from workerbee import postgres_jobset
+
+        def job(job_id, data):
+            program = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+            child = os.fork()
+            if child:
+                Path("new").write_text(f"{program.pid} {child}")
+                Path("new").rename("pids")
+            signal.pause()
+
+        postgres_jobset("started", job, ["a"], processes=1)
+    """)
+    wait_until((tmp_path / "pids").exists)
+    pids = [*map(int, (tmp_path / "pids").read_text().split()), *descendants(process.pid)]
+    process.kill()
+    process.wait()
+    wait_until(lambda: not any(map(alive, pids)), "its processes to end")
+
+
+def test_all_processes_of_a_node_are_told_to_stop(start, sql, tmp_path):
+    # As a batch system does it, which knows only the processes of its slot.
+    process = start(2, processes=2)
+    ((keeper,),) = wait_until(lambda: sql("SELECT keeper_pid FROM wb_nodes WHERE keeper_pid IS NOT NULL"))
+    bees = [int(line.split()[1]) for line in (tmp_path / "running").read_text().splitlines()]
+    for pid in (*bees, keeper, process.pid):
+        os.kill(pid, signal.SIGTERM)
+    hear_stop(process)
+    wait_until(lambda: not any(map(pending_signals, bees)))
+    (tmp_path / "go").touch()
+    said = process.communicate()[0]
+    assert process.returncode == 143
+    assert "keeper" not in said
+    assert "2 of 8 jobs complete, 0 failed, 6 left" in said
+    assert_nothing_held(sql)
+
+
+def test_a_bee_that_is_told_to_stop_finishes_its_job_and_another_goes_on(start, sql, tmp_path):
+    process = start(1, processes=1)
+    bee = int((tmp_path / "running").read_text().split()[1])
+    os.kill(bee, signal.SIGTERM)
+    wait_until(lambda: not pending_signals(bee))
+    (tmp_path / "go").touch()
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert "8 of 8 jobs complete" in said
+    pids = [int(line.split()[1]) for line in (tmp_path / "running").read_text().splitlines()]
+    assert (len(pids), pids.count(bee)) == (8, 1)
+    assert_nothing_held(sql)
+
+
+@pytest.mark.parametrize("processes", [None, 2])
+def test_a_signal_that_the_caller_ignores_stays_ignored(script, tmp_path, processes):
+    nohup = "    import signal\n    signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    process = script(nohup + SCRIPT, repr({"processes": processes}))
+    wait_until((tmp_path / "running").exists)
+    process.send_signal(signal.SIGHUP)
+    (tmp_path / "go").touch()
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert "8 of 8 jobs complete" in said
+
+
+def test_the_keeper_dies_while_jobs_may_finish(start, sql):
+    process = start(2, processes=2, grace=3)
+    ((keeper,),) = wait_until(lambda: sql("SELECT keeper_pid FROM wb_nodes WHERE keeper_pid IS NOT NULL"))
+    process.terminate()
+    hear_stop(process)
+    os.kill(keeper, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == 143
+    assert_nothing_held(sql)
+
+
+def test_a_node_whose_keepers_all_die_gives_up(start, sql, tmp_path):
+    process = start(2, processes=2, grace=0)
+    killed = []
+    for _ in range(5):
+        ((keeper,),) = wait_until(
+            lambda: sql("SELECT keeper_pid FROM wb_nodes WHERE keeper_pid <> ALL (%s::int[])", killed)
+        )
+        killed.append(keeper)
+        os.kill(keeper, signal.SIGKILL)
+    said = process.communicate()[0]
+    assert process.returncode == 1
+    assert "NodeFailed: the keeper died 5 times; the last: SIGKILL" in said
+    (tmp_path / "go").touch()

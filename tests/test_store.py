@@ -8,6 +8,7 @@ from collections import Counter
 import psycopg2
 import pytest
 
+from tests.helpers import wait_until
 from workerbee.job import Counts, Failure, Kind, Limits, Outcome, State
 from workerbee.loading import set_up
 from workerbee.store import Store
@@ -75,6 +76,68 @@ def test_no_job_is_claimed_twice(open_store, jobs, size):
     assert store.run("find_jobset") == [(jobs,)]
 
 
+def waiting(sql):
+    return sql("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+
+
+@pytest.mark.parametrize("word", ["settle_and_claim", "settle", "lose_bee"])
+def test_a_word_that_comes_while_the_claim_is_taken_away_changes_nothing(store, open_store, sql, word):
+    claim = claim_one(store)
+    pos = claim.jobs[0].pos
+    say, told = {
+        "settle_and_claim": (lambda: store.settle_and_claim(claim, {pos: 1.0}, 1, 1), (None, True)),
+        "settle": (lambda: store.settle(claim.bee, claim.number, [Outcome(pos, 1.0)], LIMITS, drop=False), None),
+        "lose_bee": (lambda: store.lose_bee(claim.bee, "gone", LIMITS), []),
+    }[word]
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(say()))
+    taker = open_store()
+    with taker.transaction():
+        taker.run("hold_claim", bee=claim.bee)
+        thread.start()
+        wait_until(lambda: waiting(sql), "the late word to wait for ours")
+        taker.run("release_jobs", attempts=0, positions=[pos])
+        taker.run("drop_bee", bee=claim.bee)
+    thread.join()
+    assert answers == [told]
+    assert sql("SELECT DISTINCT state FROM wb__store") == [("PENDING",)]
+    assert sql("SELECT count(*) FROM wb_failures") == [(0,)]
+    assert store.counts() == Counts(total=3, pending=3, claimed=0, failed=0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_range_that_shrank_since_the_snapshot_is_taken_as_it_is(open_store, sql, size):
+    store, other, gate = open_store(), open_store(), open_store()
+    set_up(store, map(str, range(20_000)), None, lambda _: None)
+    sql("DELETE FROM wb_ranges__store WHERE lo <> 1")
+    ((most,),) = sql("SELECT hi FROM wb_ranges__store")
+    assert most == 4
+    slow, quick = store.add_bee(1, 1), other.add_bee(1, 1)
+    taken = []
+    thread = threading.Thread(target=lambda: taken.append(store.settle_and_claim(slow, {}, size, 1)[0]))
+    with gate.transaction():
+        # It waits for its own claim's row, its snapshot taken, while the other takes from the only range.
+        gate.run("hold_claim", bee=slow.bee)
+        thread.start()
+        wait_until(lambda: waiting(sql))
+        taken.append(other.settle_and_claim(quick, {}, size, 1)[0])
+    thread.join()
+    while (claim := other.settle_and_claim(other.add_bee(1, 1), {}, 1, 1)[0]).jobs:
+        taken.append(claim)
+    assert sorted(job.pos for claim in taken for job in claim.jobs) == [1, 2, 3, 4]
+
+
+def test_claims_do_not_queue_for_a_range_that_another_holds(store, open_store):
+    other, bee = open_store(), store.add_bee(1, 1)
+    with store.connection.cursor() as cursor:
+        cursor.execute("SET lock_timeout = '20s'")
+    with other.transaction():
+        other.connection.cursor().execute("SELECT FROM wb_ranges__store FOR UPDATE")
+        claim, pending = store.settle_and_claim(bee, {}, 1, 1)
+    assert (claim.jobs, pending) == ((), True)
+    assert len(claim_one(store, claim).jobs) == 1
+
+
 def test_counts_follow_a_jobs_way(store):
     assert store.counts() == Counts(total=3, pending=3, claimed=0, failed=0)
     claim = claim_one(store)
@@ -137,8 +200,15 @@ def test_complete_never_changes(store, sql):
             )
             == []
         )
+    # Nor does it complete anew, and what has FAILED does not complete at all.
+    failed = claim.jobs[0].pos
+    store.settle(claim.bee, claim.number, [Outcome(failed, 1.0, BOOM)], Limits(1, 1), drop=True)
+    claim = claim_one(store, None, {done: 0.5, failed: 0.5})
+    store.run("complete_jobs", done=[done, failed], seconds=[0.5, 0.5], node=1)
+    assert sql("SELECT state, seconds FROM wb__store WHERE pos = %s", done) == [("COMPLETE", 0.25)]
+    assert sql("SELECT state, seconds FROM wb__store WHERE pos = %s", failed) == [("FAILED", None)]
     assert sql("SELECT state, errors + crashes + losses FROM wb__store WHERE pos = %s", done) == [("COMPLETE", 0)]
-    assert sql("SELECT count(*) FROM wb_failures") == [(0,)]
+    assert sql("SELECT pos FROM wb_failures") == [(failed,)]
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -196,11 +266,20 @@ def test_only_silent_nodes_lose_their_bees(store, sql):
     sql("UPDATE wb_nodes SET beat_at = now() - interval '6 s' WHERE node = %s", silent)
     sql("UPDATE wb_nodes SET beat_at = now() - interval '4 s' WHERE node = %s", loud)
     assert [(found, host) for found, host, _ in store.silent_bees(1)] == [(bee, "silent")]
+    store.end_silent_nodes()
+    assert sql("SELECT host FROM wb_nodes WHERE ended_at IS NOT NULL") == []
     store.lose_bee(bee, "gone", LIMITS)
     store.end_silent_nodes()
     assert sql("SELECT host FROM wb_nodes WHERE ended_at IS NOT NULL") == [("silent",)]
     store.beat_node(silent, 1)
     assert sql("SELECT host FROM wb_nodes WHERE ended_at IS NOT NULL") == []
+
+
+def test_a_node_that_ends_takes_only_its_empty_bees_along(store, sql):
+    held, others = claim_one(store).bee, store.add_bee(store.add_node("other", "m", 1, 5), 1).bee
+    store.add_bee(1, 1)
+    store.end_node(1)
+    assert sql("SELECT bee FROM wb_claims__store ORDER BY bee") == [(held,), (others,)]
 
 
 def test_claims_are_found_by_index(open_store):

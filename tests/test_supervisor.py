@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections
 import ctypes
+import gc
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
 import threading
@@ -17,8 +19,10 @@ import psutil
 import pytest
 from setproctitle import getproctitle
 
-from tests.helpers import wait_until
+from tests.helpers import alive, wait_until
 from workerbee import InvalidType, NodeFailed, postgres_jobset
+
+PR_GET_CHILD_SUBREAPER = 37
 
 
 def note(path, *words):
@@ -174,9 +178,12 @@ def test_the_callers_own_children_are_left_alone(address):
     import subprocess
 
     bystander = subprocess.Popen(["sleep", "1000"])
+    ended = subprocess.Popen(["sh", "-c", "exit 3"])
+    wait_until(lambda: psutil.Process(ended.pid).status() == psutil.STATUS_ZOMBIE)
     try:
         postgres_jobset("mine", lambda *_: segfault(), ["a"], **address, verbose=False, processes=1, max_crashes=1)
         assert bystander.poll() is None
+        assert ended.wait() == 3
     finally:
         bystander.kill()
         assert bystander.wait() == -signal.SIGKILL
@@ -247,14 +254,18 @@ def test_a_function_that_cannot_be_sent_is_told_at_once(address):
 def test_nothing_of_the_node_is_left(address, sql):
     def state():
         handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)]
-        return sorted(os.listdir("/proc/self/fd")), handlers, getproctitle(), threading.active_count()  # noqa: PTH208
+        adopts = ctypes.c_int()
+        ctypes.CDLL(None).prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(adopts), 0, 0, 0)
+        fds = sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208
+        return fds, handlers, getproctitle(), threading.active_count(), adopts.value, gc.get_freeze_count()
 
     before = state()
     for processes in (None, 2):
         postgres_jobset(f"tidy{processes or 0}", lambda *_: None, ["a"], **address, verbose=False, processes=processes)
         assert state() == before
     assert sql("SELECT count(*) FROM wb_nodes WHERE ended_at IS NULL") == [(0,)]
-    assert sql("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'workerbee%%'") == [(0,)]
+    ours = "datname = current_database() AND application_name LIKE 'workerbee%%'"
+    assert sql(f"SELECT count(*) FROM pg_stat_activity WHERE {ours}") == [(0,)]
 
 
 def test_each_bee_has_its_own_connection_and_the_launcher_none(address, sql, tmp_path):
@@ -382,3 +393,114 @@ def test_called_from_a_thread(address):
     thread.start()
     thread.join()
     assert results[0].ok
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_script_without_a_main_guard_is_run_once(script, tmp_path, method):
+    process = script(
+        """
+        import sys
+        from workerbee import postgres_jobset
+
+        with open("starts", "a") as file:
+            file.write("started\\n")
+        print(postgres_jobset("main", lambda *_: None, ["a", "b"], processes=2, start_method=sys.argv[1]))
+        """,
+        method,
+    )
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert "2 of 2 jobs complete" in said
+    assert (tmp_path / "starts").read_text() == "started\n"
+
+
+def test_a_stack_is_not_the_one_of_the_bee_before(address, sql, tmp_path):
+    log = tmp_path / "log"
+
+    def job(*_):
+        note(log, os.getpid())
+        segfault() if len(noted(log)) == 1 else os._exit(3)
+
+    postgres_jobset("stacks", job, ["a", "b"], **address, verbose=False, processes=1, max_crashes=1)
+    found = sql("SELECT type, stack LIKE '%%segfault%%', stack = '' FROM wb_failures ORDER BY failure")
+    assert found == [("SIGSEGV", True, False), ("exit", False, True)]
+
+
+def test_a_thread_that_a_job_left_does_not_keep_its_bee(address):
+    def job(*_):
+        threading.Thread(target=threading.Event().wait).start()
+
+    assert postgres_jobset("threads", job, ["a", "b"], **address, verbose=False, processes=1).ok
+    assert children() == {}
+
+
+def test_a_program_without_a_mark_is_killed_with_its_bees_group(address, tmp_path):
+    pids = tmp_path / "pids"
+
+    def job(*_):
+        import subprocess
+
+        note(pids, subprocess.Popen([shutil.which("sleep"), "1000"], env={}).pid)
+
+    assert postgres_jobset("unmarked", job, ["a"], **address, verbose=False, processes=1).ok
+    ((pid,),) = noted(pids)
+    wait_until(lambda: not alive(int(pid)))
+
+
+def test_bees_have_nothing_open_that_is_their_supervisors_or_their_siblings(address, tmp_path):
+    log = tmp_path / "log"
+
+    def job(*_):
+        links = {int(fd.name): str(fd.readlink()) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()}
+        note(log, links[1], links[2], *(link for fd, link in links.items() if fd > 2))
+        wait_until(lambda: len(noted(log)) == 2)
+
+    assert postgres_jobset("fds", job, ["a", "b"], **address, verbose=False, processes=2).ok
+    for (out, err, *_), (_, _, *others) in (noted(log), noted(log)[::-1]):
+        assert not {out, err} & set(others)
+        assert not [link for link in others if "eventpoll" in link or "pidfd" in link]
+
+
+def test_bees_share_the_callers_memory(address, tmp_path):
+    log = tmp_path / "log"
+    job = lambda *_: note(log, gc.get_freeze_count())  # noqa: E731
+    assert postgres_jobset("frozen", job, ["a"], **address, verbose=False, processes=1).ok
+    assert int(noted(log)[0][0]) > 1000
+
+
+def test_what_a_job_forks_can_be_told_to_end(address):
+    def job(*_):
+        ready, tell = os.pipe()
+        child = os.fork()
+        if not child:
+            os.write(tell, b".")
+            while True:
+                signal.pause()
+        os.read(ready, 1)
+        os.kill(child, signal.SIGTERM)
+        assert os.waitpid(child, 0)[1] == signal.SIGTERM
+
+    assert postgres_jobset("told", job, ["a"], **address, verbose=False, processes=1, max_attempts=1).ok
+
+
+def test_deaths_are_known_where_the_caller_ignores_its_children(address, sql):
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        postgres_jobset("ignored", lambda *_: os._exit(3), ["a"], **address, verbose=False, processes=1, max_crashes=1)
+        assert signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert sql("SELECT kind, type, exit_code FROM wb_failures") == [("crash", "exit", 3)]
+
+
+@pytest.mark.parametrize("processes", [None, 1])
+def test_the_callers_wakeup_comes_back(address, processes):
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    before = signal.set_wakeup_fd(writable)
+    try:
+        assert postgres_jobset("wakeup", lambda *_: None, ["a"], **address, verbose=False, processes=processes).ok
+    finally:
+        assert signal.set_wakeup_fd(before) == writable
+        os.close(readable)
+        os.close(writable)

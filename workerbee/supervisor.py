@@ -179,11 +179,11 @@ class Supervisor:
         arrived, self._obeyed = self._signals.stops[self._obeyed :], len(self._signals.stops)
         if arrived and self._deadline is None:
             running = sum(slot.pos != 0 for slot in self._board.slots)
+            self._stop(self._grace)
             self._audience.say(
                 f"{arrived[0].name}: no new claims; {running} running jobs may finish within {self._grace:g} s "
                 "(once more: kill them)"
             )
-            self._stop(self._grace)
             arrived = arrived[1:]
         if arrived or (self._deadline is not None and time.monotonic() > self._deadline):
             self._kill_bees()
@@ -201,11 +201,12 @@ class Supervisor:
         self._given_up = min(self._given_up, time.monotonic() + LAST_WORDS)
 
     def _maintain(self) -> None:
-        if self._header.stop or self._finished():
-            return
-        if self._keeper is None:
+        # Also while the node stops: claims go back through it, and a dead bee's slot is emptied by nobody else.
+        if self._keeper is None and self._failure is None:
             self._keeper = self._start_keeper()
             self._selector.register(self._keeper.fd, selectors.EVENT_READ)
+        if self._header.stop or self._finished():
+            return
         now = time.monotonic()
         idle = 0
         for index, slot in enumerate(self._board.slots):
