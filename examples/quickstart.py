@@ -12,6 +12,7 @@ import argparse
 import ctypes
 import lzma
 import os
+import sys
 import sysconfig
 import tempfile
 import time
@@ -80,7 +81,9 @@ def look_at_failures(jobset_id):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Compress Python's standard library, one job per file.")
+    parser = argparse.ArgumentParser(
+        description="Compress Python's standard library, one job per file.", allow_abbrev=False
+    )
     parser.add_argument("--crash", type=int, default=0, metavar="N", help="let N of the jobs crash, again and again")
     parser.add_argument("--jobset", metavar="ID", help="go on with this jobset, in place of making a new one")
     arguments = parser.parse_args()
@@ -92,7 +95,10 @@ def main():
         job_ids, job_data = make_jobs(arguments.crash)
 
     # This line is all that workerbee asks for. It returns when every job is COMPLETE or FAILED.
-    summary = postgres_jobset(jobset_id, compress, job_ids, job_data, processes="auto")
+    try:
+        summary = postgres_jobset(jobset_id, compress, job_ids, job_data, processes="auto")
+    except KeyboardInterrupt:
+        sys.exit(f"Go on with: python {sys.argv[0]} --jobset {jobset_id}")
 
     print("\nWhat the database says:")
     look_at_failures(jobset_id)

@@ -23,20 +23,20 @@ DYING = """
 
 
 @pytest.mark.parametrize(
-    ("death", "status", "kind", "said"),
+    ("death", "status", "kind", "type_", "said"),
     [
-        ("ctypes.string_at(0)", -signal.SIGSEGV, "crash", "Fatal Python error: Segmentation fault"),
-        ("os.abort()", -signal.SIGABRT, "crash", "Fatal Python error: Aborted"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, "lost", "its supervisor died"),
-        ("os._exit(0)", 0, "lost", "its supervisor died"),
+        ("ctypes.string_at(0)", -signal.SIGSEGV, "crash", "SIGSEGV", "Fatal Python error: Segmentation fault"),
+        ("os.abort()", -signal.SIGABRT, "crash", "SIGABRT", "Fatal Python error: Aborted"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, "lost", "lost", "its supervisor died"),
+        ("os._exit(0)", 0, "lost", "lost", "its supervisor died"),
     ],
 )
-def test_the_death_of_the_process_is_charged_and_told(script, sql, tmp_path, death, status, kind, said):
+def test_the_death_of_the_process_is_charged_and_told(script, sql, tmp_path, death, status, kind, type_, said):
     process = script(DYING.format(death=death))
     output = process.communicate()[0]
     assert process.returncode == status
-    assert "job 'bad'" in output
-    assert sql("SELECT job_id, kind, message FROM wb_failures") == [("bad", kind, said)]
+    assert f"the process died of {type_} in job 'bad'" in output
+    assert sql("SELECT job_id, kind, type, message FROM wb_failures") == [("bad", kind, type_, said)]
     ((stack,),) = sql("SELECT stack FROM wb_failures")
     assert ("script0.py" in stack) == (kind == "crash")
     assert sql("SELECT count(*) FROM wb_claims__dying") == [(0,)]

@@ -8,6 +8,8 @@ import select
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 from collections import Counter
@@ -205,3 +207,27 @@ def test_an_answer_that_never_came(script, parameters, sql, tmp_path, processes,
     assert sql("SELECT kind, attempt FROM wb_failures ORDER BY failure") == [("error", n) for n in (1, 2, 3)]
     assert sql("SELECT count(*) FROM wb_claims__outage") == [(0,)]
     assert relay.cuts
+
+
+@pytest.mark.parametrize("processes", [None, 3])
+def test_a_node_starts_its_embedded_server_again(script, home, tmp_path, processes):
+    # No address: the node's own keeper is the one to look after the server.
+    nowhere = dict.fromkeys(("PGHOST", "PGPORT", "PGUSER", "PGDATABASE", "PGPASSWORD"), "")
+    process = script(SCRIPT, repr(processes), WORKERBEE_HOME=str(home), **nowhere)
+    wait_until(lambda: runs(tmp_path, "begin").total() == (processes or 1))
+    postmaster = int((home / "pg18" / "data" / "postmaster.pid").read_text().split()[0])
+    os.kill(postmaster, signal.SIGKILL)
+    (tmp_path / "go").touch()
+    said = process.communicate()[0]
+    assert_all_ran_once(process, tmp_path, said)
+    if processes:
+        assert "the database is away: jobs run on, and their outcomes are kept\nthe database is back\n" in said
+
+
+def test_closed_standard_streams(home, environ):
+    code = "from workerbee import postgres_jobset as run; run('closed', lambda *_: None, ['a'], processes=2)"
+    named = {name: value for name, value in environ.items() if not name.startswith("PG")}
+    command = ["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, code]
+    assert subprocess.run(command, env={**named, "WORKERBEE_HOME": str(home)}, check=False).returncode == 0
+    pid_file = home / "pg18" / "data" / "postmaster.pid"
+    wait_until(lambda: not pid_file.exists(), "the server to stop with its last user")

@@ -50,6 +50,7 @@ class Header(ctypes.Structure):
     claimed: int
     failed: int
     counted: float
+    away: float  # since when the keeper has had no database, in monotonic seconds; 0 while it has one
     _fields_ = [
         ("stop", ctypes.c_int64),
         ("closing", ctypes.c_int64),
@@ -59,6 +60,7 @@ class Header(ctypes.Structure):
         ("claimed", ctypes.c_int64),
         ("failed", ctypes.c_int64),
         ("counted", ctypes.c_double),
+        ("away", ctypes.c_double),
     ]
 
 

@@ -107,6 +107,16 @@ class Child:
         self._process.close()
 
 
+def occupy_standard_fds() -> None:
+    """Open /dev/null wherever stdin, stdout or stderr is closed, before a file of ours gets that number.
+
+    Children have their standard streams there, and would overwrite it.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+
+
 def kill_group(pid: int) -> None:
     """Kill every process of the group `pid`, if there is one."""
     with contextlib.suppress(ProcessLookupError, PermissionError):

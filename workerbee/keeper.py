@@ -24,6 +24,14 @@ from workerbee.text import ending, storable
 COUNT_EVERY = 1.0  # seconds between counts while bees work
 LONGEST_COUNT_PAUSE = 2.0  # and at most while they wait for others
 STACK_LIMIT = 16_000
+# The first line that faulthandler leaves, where the exit code is not ours to see.
+FATAL = {
+    "Fatal Python error: Segmentation fault": "SIGSEGV",
+    "Fatal Python error: Aborted": "SIGABRT",
+    "Fatal Python error: Bus error": "SIGBUS",
+    "Fatal Python error: Floating-point exception": "SIGFPE",
+    "Fatal Python error: Illegal instruction": "SIGILL",
+}
 
 
 class Reporter(Protocol):
@@ -184,12 +192,12 @@ class Keeper:
         session = self._session
         for bee, pids in session.call(lambda store: store.machine_bees(node, self._machine)):
             if not any(map(is_alive, pids)):
-                self._lose(bee, f"its node on this machine is dead (processes {', '.join(map(str, pids))})")
+                self._lose(bee, "its node on this machine is dead")
         # After an outage of the database every node looks silent. Only who could have heard them may judge.
         if time.monotonic() - session.since < self._lease:
             return
-        for bee, host, silent in session.call(lambda store: store.silent_bees(node)):
-            self._lose(bee, f"its node on {host} was silent for {silent:.0f} s")
+        for bee, host in session.call(lambda store: store.silent_bees(node)):
+            self._lose(bee, f"its node on {host} was silent for longer than its lease")
         session.call(lambda store: store.end_silent_nodes())
 
     def _lose(self, bee: int, message: str) -> None:
@@ -224,5 +232,9 @@ class Keeper:
             if slot.phase is Phase.DEAD:
                 stack = self._stack(index)
                 # Only a process that crashed had the time to write one.
-                kind, said = (Kind.CRASH, stack.splitlines()[0]) if stack else (Kind.LOST, "its supervisor died")
-                self._reporter.died(index, self._settle(slot, Failure(kind, kind.value, said, stack)))
+                if stack:
+                    said = stack.splitlines()[0]
+                    failure = Failure(Kind.CRASH, FATAL.get(said, "crash"), said, stack)
+                else:
+                    failure = Failure(Kind.LOST, "lost", "its supervisor died")
+                self._reporter.died(index, self._settle(slot, failure))

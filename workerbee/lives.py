@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pickle
 import signal
@@ -19,13 +20,12 @@ import cloudpickle
 import psutil
 from setproctitle import setproctitle
 
-from workerbee import orphans
+from workerbee import embedded, orphans
 from workerbee.address import Address
 from workerbee.bee import Bee, Interrupted
 from workerbee.board import Board, Phase
 from workerbee.child import kill_group
-from workerbee.display import told
-from workerbee.errors import InvalidType
+from workerbee.errors import DatabaseError, InvalidType
 from workerbee.events import Event, Sender
 from workerbee.job import Charge, Job, JobFunction, Limits
 from workerbee.keeper import Keeper, Watch
@@ -136,13 +136,26 @@ class _Reporter:
         self._sender.send(event)
         if charge and self._work.options.bees is None:
             # The caller's own process is dead; nobody else is left to say why.
-            print(f"workerbee: {told(event)}", charge.failure.stack, sep="\n", file=sys.stderr, flush=True)
+            why = (
+                f"workerbee: the process died of {event.type} in job '{event.job_id}' ({event.count} of {event.limit})"
+            )
+            print(why, charge.failure.stack, sep="\n", file=sys.stderr, flush=True)
 
     def lost(self, charge: Charge) -> None:
         self._sender.send(Event.of(None, charge))
 
     def counted(self) -> None:
         self._sender.send(Event())
+
+    def outage(self, away: bool) -> None:
+        header = self._work.board.header
+        if away != bool(header.away):
+            header.away = time.monotonic() if away else 0.0
+            self._sender.send(Event())
+        if away and self._work.address.embedded:
+            # Nobody else would start it again: its warden only stops it.
+            with contextlib.suppress(DatabaseError):
+                embedded.start()
 
     def read_log(self) -> str:
         for stream in (sys.stdout, sys.stderr):
@@ -168,7 +181,7 @@ def _make_bee(work: Work, index: int) -> Bee:
     reporter = _Reporter(work, index)
     name = f"workerbee {work.jobset_id} bee {index}"
     bee = Bee(
-        Session(work.address, work.jobset_id, name, pausing(work.board, time.sleep)),
+        Session(work.address, work.jobset_id, name, pausing(work.board, time.sleep), math.inf),
         work.board,
         index,
         work.function.function,
@@ -207,14 +220,17 @@ def live_as_keeper(work: Work, wake: Connection) -> None:
         signal.signal(number, signal.SIG_IGN)  # it ends when the supervisor says so, or is dead
     work.title("keeper")
     watch = Watch(work.supervisor, wake.fileno(), lambda: _end_processes(work))
+    reporter = _Reporter(work, 0)
+    name = f"workerbee {work.jobset_id} keeper"
+    # The supervisor decides how long to be patient, for all of the node.
     keeper = Keeper(
-        Session(work.address, work.jobset_id, f"workerbee {work.jobset_id} keeper", watch.pause),
+        Session(work.address, work.jobset_id, name, watch.pause, math.inf, reporter.outage),
         watch,
         work.board,
         work.limits,
         work.options.lease,
         machine_id(),
-        _Reporter(work, 0),
+        reporter,
         work.read_log,
     )
     keeper.run()

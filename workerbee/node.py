@@ -19,6 +19,7 @@ from workerbee.job import JobFunction, Limits
 from workerbee.lives import Portable, Work, live_as_bee, live_as_keeper
 from workerbee.options import NodeOptions
 from workerbee.output import Output
+from workerbee.session import PATIENCE
 from workerbee.signals import noted
 from workerbee.supervisor import Supervisor
 
@@ -73,6 +74,7 @@ class Node:
                 display,
                 work.mark,
                 work.options.grace,
+                PATIENCE,
             )
             display.watch(self.board)
             try:

@@ -17,6 +17,7 @@ import psycopg2
 
 from workerbee import options as checks
 from workerbee.address import Address, connect, refusal, resolve
+from workerbee.child import occupy_standard_fds
 from workerbee.display import Mute, Narrator, Quiet, chosen, ended
 from workerbee.errors import DatabaseError, WorkerbeeError
 from workerbee.inline import Inline
@@ -84,6 +85,7 @@ def postgres_jobset(
         node_options = checks.check_node(
             processes, max_jobs_per_bee, grace, lease, start_method, threads_per_bee, log_dir
         )
+        occupy_standard_fds()
         display = chosen(verbose, supervised=node_options.bees is not None)
         address = resolve(host, port, user, database, password)
         try:

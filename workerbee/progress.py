@@ -57,13 +57,14 @@ class Progress:
             return "starting"
         running = sum(slot.phase is Phase.ALIVE and slot.pos != 0 for slot in self._board.slots)
         done = f"{self.settled - header.failed} of {header.total} done"
-        return f"{done}, {header.failed} failed, {running} running, {pace(self.rate())}"
+        lately = f"no database for {duration(time.monotonic() - header.away)}" if header.away else pace(self.rate())
+        return f"{done}, {header.failed} failed, {running} running, {lately}"
 
     def left(self) -> str:
         """The time until the end if all goes on as lately, while that can be told."""
         header, rate = self._header, self.rate()
         # How long the last jobs take is their own affair: others' pace says nothing of them.
-        if not rate or not header.pending or header.stop:
+        if not rate or not header.pending or header.stop or header.away:
             return ""
         return f"about {duration((header.pending + header.claimed) / rate)} left"
 

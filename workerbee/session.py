@@ -23,29 +23,40 @@ class Session:
     """A store that is connected anew when its connection breaks.
 
     `name` is what the server lists it as. `pause` is how to sleep, in seconds; it may raise to give up early.
+    `patience` is how many seconds the database may be away; `outage` is told True with each try that fails, and
+    False when there is a connection.
     """
 
     def __init__(
-        self, address: Address, jobset_id: str, name: str, pause: Callable[[float], None] = time.sleep
+        self,
+        address: Address,
+        jobset_id: str,
+        name: str,
+        pause: Callable[[float], None] = time.sleep,
+        patience: float = PATIENCE,
+        outage: Callable[[bool], None] = lambda _away: None,
     ) -> None:
         self._address = address
         self._jobset_id = jobset_id
         self._name = name
         self._pause = pause
+        self._patience = patience
+        self._outage = outage
         self._store: Store | None = None
         self.since = 0.0  # when the connection was made, in monotonic seconds
 
     def call(self, step: Callable[[Store], T], again: Callable[[Store], T] | None = None) -> T:
         """What `step` returns. When its connection breaks, `again` (by default `step`) is called over a new one: it
         must be safe whether or not the first try was committed. Raises `DatabaseError` when the database stays
-        away for `PATIENCE` seconds."""
-        deadline = time.monotonic() + PATIENCE
+        away for longer than its patience."""
+        deadline = time.monotonic() + self._patience
         longest = 0.1
         while True:
             try:
                 if self._store is None:
                     self._store = Store(connect(self._address, self._name), self._jobset_id)
                     self.since = time.monotonic()
+                    self._outage(False)
                 return step(self._store)
             except psycopg2.Error as error:
                 if not _gone(error):
@@ -57,6 +68,7 @@ class Session:
             except DatabaseError:
                 if time.monotonic() > deadline:
                     raise
+            self._outage(True)
             # Jitter, so that a thousand bees do not come back in step.
             self._pause(random.uniform(0, longest))
             longest = min(2 * longest, LONGEST_PAUSE)

@@ -181,9 +181,9 @@ class Store:
             self.run("drop_empty_bees", node=node)
             self.run("end_node", node=node)
 
-    def silent_bees(self, node: int) -> list[tuple[int, str, float]]:
-        """Bees of other nodes that missed their lease: bee, host, seconds of silence."""
-        return [(bee, host, silent) for bee, host, silent in self.run("find_silent_bees", node=node)]
+    def silent_bees(self, node: int) -> list[tuple[int, str]]:
+        """Bees of other nodes that missed their lease, each with its host."""
+        return [(bee, host) for bee, host in self.run("find_silent_bees", node=node)]
 
     def machine_bees(self, node: int, machine: str) -> list[tuple[int, list[int]]]:
         """Bees of other nodes on `machine`, each with the processes that may still speak for it."""

@@ -39,8 +39,8 @@ class Supervisor:
     """Runs a bee in every slot of `board`, and a keeper, until the jobset has no more work or it is told to stop.
 
     `start_bee(index)` starts a bee with the pipes of its output, if the supervisor is to pass that on;
-    `start_keeper()` a keeper, which `wake()` rouses. `mark` begins the mark of all that bees start. `grace` is in
-    seconds.
+    `start_keeper()` a keeper, which `wake()` rouses. `mark` begins the mark of all that bees start. `grace` is
+    what running jobs have after a stop, `patience` how long the database may be away, both in seconds.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Supervisor:
         audience: Audience,
         mark: str,
         grace: float,
+        patience: float,
     ) -> None:
         self._board = board
         self._header = board.header
@@ -65,6 +66,8 @@ class Supervisor:
         self._audience = audience
         self._mark = mark
         self._grace = grace
+        self._patience = patience
+        self._away = False
         self._bees: dict[int, Child] = {}
         self._outputs: dict[int, list[Output]] = {}
         self._keeper: Child | None = None
@@ -99,6 +102,7 @@ class Supervisor:
             while not self._over():
                 self._reap()
                 self._obey()
+                self._mind_outage()
                 self._maintain()
                 self._report()
                 self._sleep()
@@ -199,6 +203,15 @@ class Supervisor:
             bee.kill()
         # Their claims go back through the keeper; where the database is away, only the lease can do that.
         self._given_up = min(self._given_up, time.monotonic() + LAST_WORDS)
+
+    def _mind_outage(self) -> None:
+        away = self._header.away
+        if bool(away) != self._away:
+            self._away = bool(away)
+            what = "is away: jobs run on, and their outcomes are kept" if away else "is back"
+            self._audience.say(f"the database {what}")
+        if away and time.monotonic() - away > self._patience:
+            self._give_up(f"the database has been away for {self._patience:.0f} s")
 
     def _maintain(self) -> None:
         # Also while the node stops: claims go back through it, and a dead bee's slot is emptied by nobody else.

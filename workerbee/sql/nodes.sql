@@ -20,7 +20,7 @@ DELETE FROM {claims} WHERE node = %(node)s AND lo IS NULL;
 
 -- name: find_silent_bees
 -- Bees of nodes that have not been heard of for longer than their own lease.
-SELECT c.bee, n.host, extract(epoch FROM now() - n.beat_at)::float8 AS silent
+SELECT c.bee, n.host
 FROM {claims} c JOIN wb_nodes n USING (node)
 WHERE n.node <> %(node)s AND n.beat_at < now() - n.lease;
 
