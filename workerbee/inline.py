@@ -13,13 +13,13 @@ from collections.abc import Iterator
 
 from workerbee.bee import Bee, Interrupted, Witness
 from workerbee.board import Phase
+from workerbee.brood import LAST_WORDS
 from workerbee.child import Child
 from workerbee.job import Charge, Job
 from workerbee.lives import pausing
 from workerbee.node import Node
 from workerbee.session import Session
 from workerbee.signals import Signals, noted
-from workerbee.supervisor import LAST_WORDS
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between looks at what others still hold
 LOOK_AFTER_KEEPER = 1.0

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import selectors
-import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
 
-from workerbee import backoff, orphans
+from workerbee import backoff
 from workerbee.backoff import Backoff
 from workerbee.board import Board, Phase
-from workerbee.child import Child, adopt_orphans
+from workerbee.brood import LAST_WORDS, Brood
+from workerbee.child import Child
 from workerbee.errors import NodeFailed
 from workerbee.events import Event, Receiver
 from workerbee.output import Output
@@ -19,7 +18,6 @@ from workerbee.signals import Signals
 from workerbee.text import ending
 
 KEEPERS = 5  # keepers that may die before the node gives up
-LAST_WORDS = 10.0  # seconds that the keeper has to end the node in the database
 
 
 class Audience(Protocol):
@@ -64,14 +62,10 @@ class Supervisor:
         self._events = events
         self._signals = signals
         self._audience = audience
-        self._mark = mark
         self._grace = grace
         self._patience = patience
         self._away = False
-        self._bees: dict[int, Child] = {}
-        self._outputs: dict[int, list[Output]] = {}
-        self._keeper: Child | None = None
-        self._selector = selectors.DefaultSelector()
+        self._brood = Brood(mark)
         self._backoff = Backoff(len(board.slots))
         self._idle_since = [0.0] * len(board.slots)
         self._keepers_lost = 0
@@ -80,24 +74,16 @@ class Supervisor:
         self._refresh = 0.0
         self._obeyed = 0
         self._failure: str | None = None
-        self._strangers: set[int] = set()
 
     @property
     def fds(self) -> list[int]:
         """The descriptors that are the supervisor's alone, for a child to close."""
-        own = [bee.fd for bee in self._bees.values()]
-        own += [output.fd for outputs in self._outputs.values() for output in outputs]
-        own += [self._keeper.fd] if self._keeper else []
-        if isinstance(self._selector, selectors.EpollSelector):
-            own.append(self._selector.fileno())
-        return [*own, self._events.fd, self._signals.fd]
+        return self._brood.fds
 
     def run(self) -> None:
         """Keep the node working until it is over. Raises `NodeFailed` when bees die before they claim anything."""
-        self._strangers = orphans.children()
-        adopt_orphans(True)
-        self._selector.register(self._events.fd, selectors.EVENT_READ)
-        self._selector.register(self._signals.fd, selectors.EVENT_READ)
+        self._brood.watch(self._events.fd)
+        self._brood.watch(self._signals.fd)
         try:
             while not self._over():
                 self._reap()
@@ -108,15 +94,14 @@ class Supervisor:
                 self._sleep()
             self._close()
         finally:
-            self._abandon()
-            adopt_orphans(False)
+            self._brood.abandon()
         if self._failure:
             raise NodeFailed(self._failure)
 
     def _over(self) -> bool:
         if time.monotonic() > self._given_up:
             return True
-        if self._bees or any(slot.phase is not Phase.EMPTY for slot in self._board.slots):
+        if self._brood.bees or any(slot.phase is not Phase.EMPTY for slot in self._board.slots):
             return False
         return bool(self._header.stop) or self._finished()
 
@@ -125,22 +110,15 @@ class Supervisor:
         return header.counted > max(self._idle_since) and header.pending == header.claimed == 0
 
     def _reap(self) -> None:
-        for index, bee in list(self._bees.items()):
-            code = bee.poll()
-            if code is not None:
-                self._bury(index, bee, code)
-        if self._keeper and (code := self._keeper.poll()) is not None:
-            self._lose_keeper(self._keeper, code)
+        for index, bee in list(self._brood.bees.items()):
+            if (code := bee.poll()) is not None:
+                self._bury(index, code)
+        if self._brood.keeper and (code := self._brood.keeper.poll()) is not None:
+            self._lose_keeper(code)
 
-    def _bury(self, index: int, bee: Child, code: int) -> None:
+    def _bury(self, index: int, code: int) -> None:
+        self._brood.bury(index)
         slot = self._board.slots[index]
-        for output in self._outputs.pop(index):
-            self._unwatch(output.fd)
-            output.close()
-        self._unwatch(bee.fd)
-        bee.close()
-        del self._bees[index]
-        self._end_orphans(orphans.bee_mark(self._mark, bee.pid))
         if slot.phase is Phase.ALIVE:
             self._judge(index, code)
             slot.exit_code = code
@@ -164,10 +142,8 @@ class Supervisor:
         else:
             self._audience.say(f"bee {index} died before it claimed a job ({reason}), next try in {pause:.1f} s")
 
-    def _lose_keeper(self, keeper: Child, code: int) -> None:
-        self._unwatch(keeper.fd)
-        keeper.close()
-        self._keeper = None
+    def _lose_keeper(self, code: int) -> None:
+        self._brood.drop_keeper()
         if not self._header.closing:
             self._keepers_lost += 1
             self._audience.say(f"the keeper died ({ending(code)}), started again")
@@ -176,7 +152,7 @@ class Supervisor:
 
     def _give_up(self, reason: str) -> None:
         self._failure = self._failure or reason
-        self._stop(0 if self._keeper is None else self._grace)
+        self._stop(0 if self._brood.keeper is None else self._grace)
 
     def _obey(self) -> None:
         self._signals.drain()
@@ -198,10 +174,13 @@ class Supervisor:
             self._deadline = time.monotonic() + grace
 
     def _kill_bees(self) -> None:
-        for index, bee in self._bees.items():
+        for index, bee in self._brood.bees.items():
             self._board.slots[index].ordered = 1
             bee.kill()
-        # Their claims go back through the keeper; where the database is away, only the lease can do that.
+        self._end_soon()
+
+    def _end_soon(self) -> None:
+        # Claims go back through the keeper; where the database is away, only the next node or the lease can do that.
         self._given_up = min(self._given_up, time.monotonic() + LAST_WORDS)
 
     def _mind_outage(self) -> None:
@@ -212,12 +191,13 @@ class Supervisor:
             self._audience.say(f"the database {what}")
         if away and time.monotonic() - away > self._patience:
             self._give_up(f"the database has been away for {self._patience:.0f} s")
+        if away and self._header.stop and not self._brood.bees:
+            self._end_soon()
 
     def _maintain(self) -> None:
         # Also while the node stops: claims go back through it, and a dead bee's slot is emptied by nobody else.
-        if self._keeper is None and self._failure is None:
-            self._keeper = self._start_keeper()
-            self._selector.register(self._keeper.fd, selectors.EVENT_READ)
+        if self._brood.keeper is None and self._failure is None:
+            self._brood.add_keeper(self._start_keeper())
         if self._header.stop or self._finished():
             return
         now = time.monotonic()
@@ -238,17 +218,10 @@ class Supervisor:
         slot.move(Phase.ALIVE)
         bee, outputs = self._start_bee(index)
         slot.pid = bee.pid
-        self._bees[index], self._outputs[index] = bee, outputs
-        self._selector.register(bee.fd, selectors.EVENT_READ)
-        for output in outputs:
-            self._selector.register(output.fd, selectors.EVENT_READ)
+        self._brood.add_bee(index, bee, outputs)
 
     def _report(self) -> None:
-        for outputs in self._outputs.values():
-            for output in outputs:
-                if not output.pass_on():
-                    # A job has closed it. Readable for ever, it would keep us awake.
-                    self._unwatch(output.fd)
+        self._brood.pass_on()
         for event in self._events.receive():
             if event.kind:
                 self._audience.happened(event)
@@ -258,47 +231,17 @@ class Supervisor:
         now = time.monotonic()
         later = [*self._backoff.until, self._deadline or 0.0, self._given_up]
         due = min([self._refresh, *(at for at in later if at > now)])
-        self._selector.select(max(0.0, due - now))
-
-    def _unwatch(self, fd: int) -> None:
-        if fd in self._selector.get_map():
-            self._selector.unregister(fd)
-
-    def _end_orphans(self, mark: str) -> None:
-        """End what processes with `mark` left to us, and reap what has ended."""
-        keeper = {self._keeper.pid} if self._keeper else set()
-        left = orphans.children() - self._strangers - keeper - {bee.pid for bee in self._bees.values()}
-        orphans.end(left, mark)
-        # With other threads about, a child may be one of theirs, and they will want to wait for it.
-        if threading.active_count() == 1:
-            orphans.reap(left)
+        self._brood.wait(due - now)
 
     def _close(self) -> None:
         """Let the keeper end the node in the database, but do not wait for it for ever."""
         self._header.closing = 1
         self._wake()
         deadline = min(self._given_up, time.monotonic() + LAST_WORDS)
-        while self._keeper and self._keeper.poll() is None and time.monotonic() < deadline:
+        keeper = self._brood.keeper
+        while keeper and keeper.poll() is None and time.monotonic() < deadline:
             if len(self._signals.stops) > max(1, self._obeyed):
                 break
-            self._selector.select(0.05)
+            self._brood.wait(0.05)
             self._signals.drain()
         self._report()
-
-    def _abandon(self) -> None:
-        """Leave nothing running, whatever led here."""
-        for child in [*self._bees.values(), *([self._keeper] if self._keeper else [])]:
-            if child.poll() is None:
-                child.kill()
-                child.wait(LAST_WORDS)
-            child.close()
-        self._bees.clear()
-        self._keeper = None
-        deadline = time.monotonic() + LAST_WORDS
-        self._end_orphans(self._mark)
-        while any(orphans.wears(pid, self._mark) for pid in orphans.children()) and time.monotonic() < deadline:
-            self._end_orphans(self._mark)
-        for outputs in self._outputs.values():
-            for output in outputs:
-                output.close()
-        self._selector.close()
