@@ -140,7 +140,8 @@ class Bee:
             lambda store: store.settle(claim.bee, claim.number, outcomes, self._limits, drop=drop)
         )
         if charges is None:
-            self._register()
+            if not drop:
+                self._register()
             return
         self._slot.completed += len(self._done)
         for charge in charges:
