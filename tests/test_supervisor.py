@@ -243,6 +243,37 @@ def test_a_node_whose_bees_cannot_begin_gives_up_with_the_reason(address, sql):
     assert children() == {}
 
 
+class UnloadableInOne:
+    """A function that bee 0 cannot unpickle, and the other can: its nth job returns when that has failed n times."""
+
+    def __init__(self, log):
+        self.log = log
+        self.calls = 0
+
+    def __call__(self, _job_id, _data):
+        self.calls += 1
+        wait_until(lambda: len(noted(self.log)) >= self.calls)
+
+    def __reduce__(self):
+        return _load_unless_bee_0, (self.log,)
+
+
+def _load_unless_bee_0(log):
+    if getproctitle().endswith("bee 0"):
+        note(log, "failed")
+        raise RuntimeError("not in this one")
+    return UnloadableInOne(log)
+
+
+def test_a_slot_backs_off_though_its_siblings_complete_jobs(address, tmp_path, capfd):
+    function = UnloadableInOne(tmp_path / "log")
+    assert postgres_jobset("backoff", function, map(str, range(6)), **address, processes=2, start_method="spawn").ok
+    said = capfd.readouterr().out
+    pauses = [line.split()[-2] for line in said.splitlines() if "died before it claimed" in line]
+    # More than five, since jobs were completed in between; and each a longer pause than the last.
+    assert pauses[:5] == ["0.1", "0.2", "0.4", "0.8", "1.6"]
+
+
 def test_a_function_that_cannot_be_sent_is_told_at_once(address):
     lock = threading.Lock()
     with pytest.raises(InvalidType, match="job_function cannot be sent"):

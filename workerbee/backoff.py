@@ -13,8 +13,13 @@ class Backoff:
 
     def __init__(self, slots: int) -> None:
         self.until = [0.0] * slots  # for each slot, the monotonic second before which it gets no bee
+        self._in_a_row = [0] * slots
         self._deaths = 0
         self._completed = 0
+
+    def lived(self, slot: int) -> None:
+        """The slot's bee came as far as its work."""
+        self._in_a_row[slot] = 0
 
     def died(self, slot: int, completed: int) -> float | None:
         """A bee of `slot` died without a claim, when the node had `completed` so many jobs.
@@ -25,6 +30,8 @@ class Backoff:
         self._completed = completed
         if self._deaths >= LIMIT:
             return None
-        pause: float = min(FIRST * 2 ** (self._deaths - 1), LONGEST)
+        # Per slot: others that complete jobs meanwhile keep the node going, and must not keep this slot spinning.
+        pause: float = min(FIRST * 2 ** min(self._in_a_row[slot], 10), LONGEST)
+        self._in_a_row[slot] += 1
         self.until[slot] = time.monotonic() + pause
         return pause

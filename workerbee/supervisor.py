@@ -124,6 +124,7 @@ class Supervisor:
             slot.exit_code = code
             slot.move(Phase.DEAD)
         else:
+            self._backoff.lived(index)
             if slot.phase is Phase.NO_WORK:
                 self._idle_since[index] = time.monotonic()
             slot.clear()
@@ -134,6 +135,7 @@ class Supervisor:
         """Count a bee that died before it claimed anything against this node: no job is to blame."""
         slot = self._board.slots[index]
         if slot.jobs or slot.ordered:
+            self._backoff.lived(index)
             return
         reason = slot.read_note() or ending(code)
         pause = self._backoff.died(index, self._board.completed)
