@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import faulthandler
 import gc
+import io
 import multiprocessing
 import os
 import random
@@ -150,10 +151,12 @@ def _live(method: str, birth: Birth, close: Sequence[int], entry: Callable[..., 
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # whatever a job has made of them
-                stream.flush()
-        os._exit(code)
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(Exception):  # whatever a job has made of them
+                    stream.flush()
+        finally:  # SystemExit, even
+            os._exit(code)
 
 
 def _begin(method: str, birth: Birth, close: Sequence[int]) -> None:
@@ -214,8 +217,22 @@ def _redirect(birth: Birth) -> None:
             connection.close()
     if birth.log is not None or birth.stdout is not None:
         # The caller's sys.stdout may be anything (a notebook's, a test's): what a job prints goes to our fds.
-        sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        sys.stdout, sys.stderr = _stream(1), _stream(2)
+
+
+class _Lossy(io.FileIO):
+    """What cannot be written, on a full disk, is lost: the jobs matter more than what they print."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def _stream(fd: int) -> io.TextIOWrapper:
+    raw = io.BufferedWriter(_Lossy(fd, "w", closefd=False))
+    return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 def limit_threads(threads: int) -> None:
