@@ -193,17 +193,12 @@ class Bee:
 
 def describe(error: BaseException, log: str = "") -> Failure:
     """What `error`, raised by a job, says of itself and where it came from."""
-    name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
-    try:
-        message = str(error)
-    except Exception as second:  # user code, and the error matters more than its words
-        message = f"<its __str__ raised {type(second).__name__}>"
-    try:
-        # Without our own frame, the one that made the call.
-        trace = error.__traceback__ and error.__traceback__.tb_next
-        stack = "".join(traceback.format_exception(type(error), error, trace))
-    except Exception as second:
-        stack = f"<no traceback: formatting it raised {type(second).__name__}>"
+    kind = type(error)
+    # Without our own frame, the one that made the call.
+    trace = error.__traceback__ and error.__traceback__.tb_next
+    name = _said(lambda: f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."), "its class's name")
+    message = _said(lambda: str(error), "its __str__")
+    stack = _said(lambda: "".join(traceback.format_exception(kind, error, trace)), "no traceback: formatting it")
     return Failure(
         Kind.ERROR,
         storable(name, 200),
@@ -211,6 +206,16 @@ def describe(error: BaseException, log: str = "") -> Failure:
         storable(stack, STACK_LIMIT),
         log=storable(log, STACK_LIMIT),
     )
+
+
+def _said(read: Callable[[], str], what: str) -> str:
+    try:
+        return str.__str__(read())
+    except Interrupted:
+        raise
+    except BaseException as error:  # user code, SystemExit included: the error matters more than its words
+        name = type.__dict__["__name__"].__get__(type(error))  # past a metaclass that lies
+        return f"<{what} raised {name}>"
 
 
 def _leave_fork(error: BaseException | None) -> None:
