@@ -184,7 +184,11 @@ class Bee:
             _leave_fork(raised)
         seconds = time.monotonic() - started
         if raised is not None:
-            return Outcome(job.pos, seconds, describe(raised, self._read_log()))
+            failure = describe(raised, self._read_log())
+            # The error holds the frames it came through, this one included: a cycle that would keep all that the job
+            # had in memory until some collection.
+            raised = None
+            return Outcome(job.pos, seconds, failure)
         self._done[job.pos] = slot.done[job.pos - slot.lo] = seconds
         slot.pos = 0
         self._witness.completed(job)
