@@ -224,8 +224,10 @@ def _said(read: Callable[[], str], what: str) -> str:
 
 def _leave_fork(error: BaseException | None) -> None:
     # The job forked, and this is the child, come back from the function: it must not go on as a second bee.
-    if error is not None:
-        sys.excepthook(type(error), error, error.__traceback__)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(0 if error is None else 1)
+    try:
+        if error is not None:
+            sys.excepthook(type(error), error, error.__traceback__)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    finally:  # whatever the job has made of these
+        os._exit(0 if error is None else 1)
