@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import sys
 import time
 import traceback
 from collections.abc import Callable
+
+# By name: a job may put others into their modules.
+from json import loads
+from time import monotonic
 from types import CoroutineType
 from typing import Protocol
 
@@ -163,13 +166,13 @@ class Bee:
         """
         slot = self._slot
         slot.job_id = job.job_id.encode()[:255]
-        slot.started = started = time.monotonic()
+        slot.started = started = monotonic()
         slot.jobs += 1
         slot.pos = job.pos
         self._witness.claimed(job)
         raised = None
         try:
-            result = self._function(job.job_id, json.loads(job.data) if job.data else {})
+            result = self._function(job.job_id, loads(job.data) if job.data else {})
             if isinstance(result, CoroutineType):
                 result.close()
                 raise TypeError(
@@ -182,7 +185,7 @@ class Bee:
             raised = error
         if os.getpid() != self._pid:
             _leave_fork(raised)
-        seconds = time.monotonic() - started
+        seconds = monotonic() - started
         if raised is not None:
             failure = describe(raised, self._read_log())
             # The error holds the frames it came through, this one included: a cycle that would keep all that the job
