@@ -122,7 +122,8 @@ class _Reporter:
 
     def claimed(self, job: Job) -> None:
         if self._work.options.log_dir:
-            self._slot.log_start = os.fstat(1).st_size
+            with contextlib.suppress(OSError):  # a job has closed it
+                self._slot.log_start = os.fstat(1).st_size
         self._work.title(f"bee {self._index}", printable(job.job_id, 100))
 
     def completed(self, job: Job) -> None:
