@@ -46,7 +46,7 @@ class Bee:
     """Works for a jobset, in the process that `run()` is called in, until nothing is pending.
 
     What it does stands in slot `index` of the board, so that nothing is lost when it dies; `read_log` gives what
-    the running job has written to the bee's log.
+    the running job has written to the bee's log; `tidy` is called after each call of the function.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Bee:
         *,
         most_jobs: int | None = None,
         read_log: Callable[[], str] = str,
+        tidy: Callable[[], None] = lambda: None,
     ) -> None:
         self._session = session
         self._header = board.header
@@ -69,6 +70,7 @@ class Bee:
         self._witness = witness
         self._most_jobs = most_jobs
         self._read_log = read_log
+        self._tidy = tidy
         self._pid = os.getpid()
         self._stopped = False
 
@@ -172,7 +174,10 @@ class Bee:
         self._witness.claimed(job)
         raised = None
         try:
-            result = self._function(job.job_id, loads(job.data) if job.data else {})
+            try:
+                result = self._function(job.job_id, loads(job.data) if job.data else {})
+            finally:
+                self._tidy()
             if isinstance(result, CoroutineType):
                 result.close()
                 raise TypeError(

@@ -190,12 +190,19 @@ def _make_bee(work: Work, index: int) -> Bee:
         reporter,
         most_jobs=work.options.max_jobs_per_bee,
         read_log=reporter.read_log,
+        tidy=_stop_timers,
     )
     # A batch system that ends the slot may signal every process in it: the job finishes, as for the supervisor.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: bee.stop())
     os.register_at_fork(after_in_child=_forget_handlers)
     return bee
+
+
+def _stop_timers() -> None:
+    # What a job set as a limit to itself, and left running, would kill the next one.
+    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        signal.setitimer(timer, 0)
 
 
 def _forget_handlers() -> None:
