@@ -34,7 +34,6 @@ def shown(value: object, limit: int = 200) -> str:
 
 def storable(text: str, limit: int) -> str:
     """`text` as PostgreSQL can hold it: no NUL, no lone surrogate, the middle left out beyond `limit` characters."""
-    text = str.__str__(text)  # not a subclass with methods of its own
     if len(text) > limit:
         half = limit // 2
         text = f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[-half:]}"
