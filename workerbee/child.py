@@ -22,6 +22,7 @@ from typing import Any
 import threadpoolctl
 
 from workerbee import orphans
+from workerbee.forked import Forked
 from workerbee.shared import NamelessFile
 
 PR_SET_PDEATHSIG = 1
@@ -64,7 +65,8 @@ class Child:
         context: Any = multiprocessing.get_context(method)
         if method == "forkserver":
             context.set_forkserver_preload([entry.__module__])
-        process = context.Process(target=_live, args=(method, birth, close if forked else (), entry, *args))
+        kind: Any = Forked if forked else context.Process
+        process = kind(target=_live, args=(method, birth, close if forked else (), entry, *args))
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(ValueError, OSError, AttributeError):  # closed, or there is none
                 stream.flush()
@@ -81,7 +83,10 @@ class Child:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.setpgid(self.pid, self.pid)
         # A grandchild that inherited the sentinel pipe would keep it silent; a pidfd knows only the process.
-        self._pidfd = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") and method != "forkserver" else None
+        self._pidfd: int | None = None
+        if hasattr(os, "pidfd_open") and method != "forkserver":
+            with contextlib.suppress(OSError):  # none is to be had: the sentinel will do
+                self._pidfd = os.pidfd_open(self.pid)
         self.fd: int = process.sentinel if self._pidfd is None else self._pidfd
 
     def poll(self) -> int | None:
