@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import psycopg2
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -235,7 +235,12 @@ def test_states(parameters, monkeypatch):
     set_up(store, map(str, range(JOBS)), None, lambda _: None)
     monkeypatch.setattr(Jobset, "store", store, raising=False)
     many = settings(
-        max_examples=30, stateful_step_count=40, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=30,
+        stateful_step_count=40,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],  # to make a failure's steps fewer would take minutes
+        suppress_health_check=list(HealthCheck),
     )
     try:
         run_state_machine_as_test(Jobset, settings=many)
