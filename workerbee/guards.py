@@ -14,7 +14,7 @@ from workerbee.memory import Gauge
 from workerbee.text import bytes_shown
 
 WRITING = 0.02  # seconds between looks at whether a stack has been written
-WRITTEN = 0.3  # a process that has written none by then will write none
+WRITTEN = 1.0  # a process that has written none by then will write none
 FILL = 4e9  # bytes a second: faster than bees fill memory
 SHORTEST, LONGEST = 0.05, 1.0  # seconds between looks at the memory
 RELIEF = 5.0  # seconds after which one bee more may run, once memory is not short any more
@@ -28,7 +28,7 @@ class TimeGuard:
         self._board = board
         self._brood = brood
         self._limit = limit
-        self._asked: dict[int, tuple[int, float]] = {}  # per slot: which of the bee's jobs, and when
+        self._asked: dict[int, tuple[float, float]] = {}  # per slot: when the job began, and when it was asked
         self._sizes: dict[int, int] = {}
 
     def look(self) -> float:
@@ -41,9 +41,9 @@ class TimeGuard:
         end = slot.started + self._limit
         if now < end:
             return end
-        job, asked = self._asked.get(index, (0, 0.0))
-        if job != slot.jobs:
-            self._asked[index] = slot.jobs, now
+        started, asked = self._asked.get(index, (0.0, 0.0))
+        if started != slot.started:
+            self._asked[index] = slot.started, now
             self._sizes[index] = 0
             self._brood.bees[index].ask_for_stack()
         elif self._is_written(index) or now > asked + WRITTEN:

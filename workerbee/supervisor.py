@@ -133,12 +133,13 @@ class Supervisor:
     def _obey(self) -> None:
         self._signals.drain()
         arrived = self._signals.stops[self._obeyed :]
-        if arrived and not self._obeyed:
+        is_first = not self._obeyed
+        self._obeyed += len(arrived)
+        if arrived and is_first:
             running = sum(slot.pos != 0 for slot in self._board.slots)
             may = f"{running} running jobs may finish within {self._stopping.grace:g} s (once more: kill them)"
             self._stopping.stop(f"{arrived[0].name}: no new claims; {may}")
             arrived = arrived[1:]
-        self._obeyed = len(self._signals.stops)
         if arrived or time.monotonic() > self._stopping.deadline:
             self._kill_bees()
 
