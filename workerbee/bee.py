@@ -8,6 +8,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+
+# By name: a job may put others into their modules.
 from json import loads
 from time import monotonic
 from types import CoroutineType
@@ -34,9 +36,6 @@ class Witness(Protocol):
     def claimed(self, job: Job) -> None:
         """The job starts now."""
 
-    def ended(self) -> None:
-        """Its function returned or raised, which nothing says yet."""
-
     def completed(self, job: Job) -> None:
         """Its function returned."""
 
@@ -48,8 +47,9 @@ class Bee:
     """Works for a jobset, in the process that `run()` is called in, until nothing is pending.
 
     What it does stands in slot `index` of the board, so that nothing is lost when it dies; `read_log` gives what
-    the running job has written to the bee's log. It ends after `most_jobs` jobs, and after `most_errors` errors in a
-    row: they may be its own, left by a job that used up its descriptors.
+    the running job has written to the bee's log; `tidy` is called after each call of the function. It ends after
+    `most_jobs` jobs, and after `most_errors` errors in a row: they may be its own, left by a job that used up its
+    descriptors.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Bee:
         most_jobs: int | None = None,
         most_errors: int | None = None,
         read_log: Callable[[], str] = str,
+        tidy: Callable[[], None] = lambda: None,
     ) -> None:
         self._session = session
         self._header = board.header
@@ -75,6 +76,7 @@ class Bee:
         self._most_errors = most_errors
         self._errors = 0  # in a row
         self._read_log = read_log
+        self._tidy = tidy
         self._pid = os.getpid()
         self._stopped = False
 
@@ -191,7 +193,10 @@ class Bee:
         self._witness.claimed(job)
         raised = None
         try:
-            result = self._function(job.job_id, loads(job.data) if job.data else {})
+            try:
+                result = self._function(job.job_id, loads(job.data) if job.data else {})
+            finally:
+                self._tidy()
             if isinstance(result, CoroutineType):
                 result.close()
                 raise TypeError(
@@ -205,10 +210,10 @@ class Bee:
         if os.getpid() != self._pid:
             _leave_fork(raised)
         seconds = monotonic() - started
-        self._witness.ended()
         if raised is not None:
             failure = describe(raised, self._read_log())
-            # It holds the frames of the job, and this frame holds it: what they refer to would live on.
+            # The error holds the frames it came through, this one included: a cycle that would keep all that the job
+            # had in memory until some collection.
             raised = None
             return Outcome(job.pos, seconds, failure)
         self._done[job.pos] = slot.done[job.pos - slot.lo] = seconds
@@ -221,31 +226,29 @@ class Bee:
 
 def describe(error: BaseException, log: str = "") -> Failure:
     """What `error`, raised by a job, says of itself and where it came from."""
+    kind = type(error)
     # Without our own frame, the one that made the call.
     trace = error.__traceback__ and error.__traceback__.tb_next
-    name = _said(lambda: f"{type(error).__module__}.{type(error).__qualname__}", "<its class")
+    name = _said(lambda: f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."), "its class's name")
+    message = _said(lambda: str(error), "its __str__")
+    stack = _said(lambda: "".join(traceback.format_exception(kind, error, trace)), "no traceback: formatting it")
     return Failure(
         Kind.ERROR,
-        storable(name.removeprefix("builtins."), 200),
-        storable(_said(lambda: str(error), "<its __str__"), MESSAGE_LIMIT),
-        storable(
-            _said(
-                lambda: "".join(traceback.format_exception(type(error), error, trace)), "<no traceback: formatting it"
-            ),
-            STACK_LIMIT,
-        ),
+        storable(name, 200),
+        storable(message, MESSAGE_LIMIT),
+        storable(stack, STACK_LIMIT),
         log=storable(log, STACK_LIMIT),
     )
 
 
-def _said(tell: Callable[[], str], who: str) -> str:
-    # The user's code again, in the guise of an exception's attributes: the failure matters more than its words.
+def _said(read: Callable[[], str], what: str) -> str:
     try:
-        return str.__str__(tell())  # a subclass of str has methods of its own
+        return str.__str__(read())
     except Interrupted:
         raise
-    except BaseException as second:
-        return f"{who} raised {type(second).__name__}>"
+    except BaseException as error:  # user code, SystemExit included: the error matters more than its words
+        name = type.__dict__["__name__"].__get__(type(error))  # past a metaclass that lies
+        return f"<{what} raised {name}>"
 
 
 def _leave_fork(error: BaseException | None) -> None:
@@ -255,5 +258,5 @@ def _leave_fork(error: BaseException | None) -> None:
             sys.excepthook(type(error), error, error.__traceback__)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-    finally:
+    finally:  # whatever the job has made of these
         os._exit(0 if error is None else 1)

@@ -224,9 +224,6 @@ class Narrator(Lines):
         self._stdout.write(f"{self._count}: claimed {job.job_id!r}")
         self._count += 1
 
-    def ended(self) -> None:
-        """What became of it is told next."""
-
     def completed(self, _job: Job) -> None:
         """Its function returned."""
         self._stdout.write("...done.\n")
@@ -243,9 +240,6 @@ class Mute(Quiet):
     """One bee in the caller's process, and `verbose=False`."""
 
     def claimed(self, job: Job) -> None:
-        """Nothing to see."""
-
-    def ended(self) -> None:
         """Nothing to see."""
 
     def completed(self, job: Job) -> None:

@@ -81,9 +81,6 @@ class Inline:
         self._look_after_duties()
         self._witness.claimed(job)
 
-    def ended(self) -> None:
-        self._witness.ended()
-
     def completed(self, job: Job) -> None:
         self._witness.completed(job)
         self._look_after_duties()

@@ -128,11 +128,6 @@ class _Reporter:
                 self._slot.log_start = os.fstat(1).st_size
         self._work.title(f"bee {self._index}", printable(job.job_id, 100))
 
-    def ended(self) -> None:
-        # An alarm that the job set for itself must not hit the next one.
-        for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
-            signal.setitimer(timer, 0)
-
     def completed(self, job: Job) -> None:
         """The board says it."""
 
@@ -201,6 +196,7 @@ def _make_bee(work: Work, index: int) -> Bee:
         most_jobs=_most_jobs(work.options.max_jobs_per_bee),
         most_errors=MOST_ERRORS,
         read_log=reporter.read_log,
+        tidy=_stop_timers,
     )
     # A batch system that ends the slot may signal every process in it: the job finishes, as for the supervisor.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -212,6 +208,12 @@ def _make_bee(work: Work, index: int) -> Bee:
 def _most_jobs(limit: int | None) -> int | None:
     # Not all at once: a node whose bees all start again together does nothing meanwhile.
     return None if limit is None else random.randint(math.ceil(0.75 * limit), limit)
+
+
+def _stop_timers() -> None:
+    # What a job set as a limit to itself, and left running, would kill the next one.
+    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        signal.setitimer(timer, 0)
 
 
 def _forget_handlers() -> None:
