@@ -15,6 +15,7 @@ from workerbee.bee import Bee, Interrupted, Witness
 from workerbee.board import Phase
 from workerbee.brood import LAST_WORDS
 from workerbee.child import Child
+from workerbee.errors import DatabaseError
 from workerbee.job import Charge, Job
 from workerbee.lives import pausing
 from workerbee.node import Node
@@ -43,7 +44,8 @@ class Inline:
         self._interruptible = False
 
     def run(self) -> signal.Signals | None:
-        """Work until there is no more; returns the signal that ended it before."""
+        """Work until there is no more; returns the signal that ended it before. Raises `DatabaseError` when the
+        database refuses what the bee or its keeper needs, or stays away."""
         work = self._node.work
         work.title("bee")
         self._look_after_keeper()
@@ -64,6 +66,8 @@ class Inline:
                     self._slot.move(Phase.DEAD)
                 session.close()
                 self._close()
+        if self._header.refused:
+            raise DatabaseError(self._header.read_why())
         return signals.stops[0] if signals.stops else None
 
     # What the bee does is passed on to the witness, and is an occasion to look after the keeper.

@@ -147,12 +147,13 @@ class _Reporter:
     def counted(self) -> None:
         self._sender.send(Event())
 
-    def outage(self, away: bool) -> None:
+    def outage(self, why: str) -> None:
         header = self._work.board.header
-        if away != bool(header.away):
-            header.away = time.monotonic() if away else 0.0
+        if bool(why) != bool(header.away):
+            header.write_why(why)
+            header.away = time.monotonic() if why else 0.0
             self._sender.send(Event())
-        if away and self._work.address.embedded:
+        if why and self._work.address.embedded:
             # Nobody else would start it again: its warden only stops it.
             with contextlib.suppress(DatabaseError):
                 embedded.start()
@@ -171,6 +172,9 @@ def live_as_bee(work: Work, index: int) -> None:
         slot.move(_make_bee(work, index).run())
     except Interrupted:
         slot.ordered = 1  # told to stop while the database was away: the keeper settles what is on the board
+    except DatabaseError as error:
+        slot.ordered = 1
+        work.board.header.refuse(str(error))
     except Exception as error:
         slot.write_note(f"{type(error).__name__}: {error}")
         raise
@@ -233,7 +237,10 @@ def live_as_keeper(work: Work, wake: Connection) -> None:
         reporter,
         work.read_log,
     )
-    keeper.run()
+    try:
+        keeper.run()
+    except DatabaseError as error:
+        work.board.header.refuse(str(error))
 
 
 def _end_processes(work: Work) -> None:

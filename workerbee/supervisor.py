@@ -11,7 +11,7 @@ from workerbee.backoff import Backoff
 from workerbee.board import Board, Phase
 from workerbee.brood import LAST_WORDS, Brood
 from workerbee.child import Child
-from workerbee.errors import NodeFailed
+from workerbee.errors import DatabaseError, NodeFailed, WorkerbeeError
 from workerbee.events import Event, Receiver
 from workerbee.output import Output
 from workerbee.signals import Signals
@@ -73,7 +73,7 @@ class Supervisor:
         self._given_up = float("inf")
         self._refresh = 0.0
         self._obeyed = 0
-        self._failure: str | None = None
+        self._failure: WorkerbeeError | None = None
 
     @property
     def fds(self) -> list[int]:
@@ -81,7 +81,8 @@ class Supervisor:
         return self._brood.fds
 
     def run(self) -> None:
-        """Keep the node working until it is over. Raises `NodeFailed` when bees die before they claim anything."""
+        """Keep the node working until it is over. Raises `NodeFailed` when bees die before they claim anything, or the
+        database stays away; `DatabaseError` when it refuses what bees or keeper need."""
         self._brood.watch(self._events.fd)
         self._brood.watch(self._signals.fd)
         try:
@@ -96,7 +97,7 @@ class Supervisor:
         finally:
             self._brood.abandon()
         if self._failure:
-            raise NodeFailed(self._failure)
+            raise self._failure
 
     def _over(self) -> bool:
         if time.monotonic() > self._given_up:
@@ -140,20 +141,21 @@ class Supervisor:
         reason = slot.read_note() or ending(code)
         pause = self._backoff.died(index, self._board.completed)
         if pause is None:
-            self._give_up(f"{backoff.LIMIT} bees in a row died before they claimed a job; the last: {reason}")
+            failure = f"{backoff.LIMIT} bees in a row died before they claimed a job; the last: {reason}"
+            self._give_up(NodeFailed(failure))
         else:
             self._audience.say(f"bee {index} died before it claimed a job ({reason}), next try in {pause:.1f} s")
 
     def _lose_keeper(self, code: int) -> None:
         self._brood.drop_keeper()
-        if not self._header.closing:
+        if not self._header.closing and not self._header.refused:
             self._keepers_lost += 1
             self._audience.say(f"the keeper died ({ending(code)}), started again")
             if self._keepers_lost >= KEEPERS:
-                self._give_up(f"the keeper died {KEEPERS} times; the last: {ending(code)}")
+                self._give_up(NodeFailed(f"the keeper died {KEEPERS} times; the last: {ending(code)}"))
 
-    def _give_up(self, reason: str) -> None:
-        self._failure = self._failure or reason
+    def _give_up(self, failure: WorkerbeeError) -> None:
+        self._failure = self._failure or failure
         self._stop(0 if self._brood.keeper is None else self._grace)
 
     def _obey(self) -> None:
@@ -181,20 +183,32 @@ class Supervisor:
             bee.kill()
         self._end_soon()
 
-    def _end_soon(self) -> None:
+    def _end_soon(self, seconds: float = LAST_WORDS) -> None:
         # Claims go back through the keeper; where the database is away, only the next node or the lease can do that.
-        self._given_up = min(self._given_up, time.monotonic() + LAST_WORDS)
+        self._given_up = min(self._given_up, time.monotonic() + seconds)
 
     def _mind_outage(self) -> None:
         away = self._header.away
         if bool(away) != self._away:
             self._away = bool(away)
-            what = "is away: jobs run on, and their outcomes are kept" if away else "is back"
+            why = f" ({self._header.read_why()})" * bool(self._header.read_why())
+            what = f"is away{why}: jobs run on, and their outcomes are kept" if away else "is back"
             self._audience.say(f"the database {what}")
         if away and time.monotonic() - away > self._patience:
-            self._give_up(f"the database has been away for {self._patience:.0f} s")
+            failure = f"the database has been away for {self._patience:.0f} s: {self._header.read_why()}"
+            self._give_up(NodeFailed(failure))
         if away and self._header.stop and not self._brood.bees:
             self._end_soon()
+        if self._header.refused:
+            self._mind_refusal()
+
+    def _mind_refusal(self) -> None:
+        if self._failure is None:
+            self._failure = DatabaseError(self._header.read_why())
+            self._stop(self._grace)
+        if not self._brood.bees:
+            # Without a keeper nobody settles, and there is nowhere to do it.
+            self._end_soon(LAST_WORDS if self._brood.keeper else 0.1)
 
     def _maintain(self) -> None:
         # Also while the node stops: claims go back through it, and a dead bee's slot is emptied by nobody else.
