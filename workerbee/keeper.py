@@ -120,6 +120,7 @@ class Keeper:
         self._read_log = read_log
         self._next_beat = 0.0
         self._next_count = 0.0
+        self._beaten = self._listening = 0.0
         self._count_pause = 0.1
 
     def run(self) -> None:
@@ -140,6 +141,10 @@ class Keeper:
         if now < self._next_beat:
             return
         self._session.call(lambda store: store.beat_node(self._header.node, os.getpid()))
+        ended = time.monotonic()
+        if ended - self._beaten > self._lease / 2:
+            self._listening = ended
+        self._beaten = ended
         self._rescue()
         self._next_beat = now + self._lease / 4
 
@@ -193,8 +198,9 @@ class Keeper:
         for bee, pids in session.call(lambda store: store.machine_bees(node, self._machine)):
             if not any(map(is_alive, pids)):
                 self._lose(bee, "its node on this machine is dead")
-        # After an outage of the database every node looks silent. Only who could have heard them may judge.
-        if time.monotonic() - session.since < self._lease:
+        # After an outage every node looks silent, and also when the database only kept all of us waiting. Only who
+        # could have heard the others may judge.
+        if time.monotonic() - max(session.since, self._listening) < self._lease:
             return
         for bee, host in session.call(lambda store: store.silent_bees(node)):
             self._lose(bee, f"its node on {host} was silent for longer than its lease")
