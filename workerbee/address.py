@@ -131,7 +131,7 @@ def _connected(kind: type[C], address: Address, name: str) -> C:
     # Ids are UTF-8, whatever the database keeps them in.
     ours = {"application_name": name[:63], "client_encoding": "UTF8"}
     defaults = {
-        "connect_timeout": "10",
+        "connect_timeout": os.environ.get("PGCONNECT_TIMEOUT") or "10",
         # A peer that went away without a word is noticed within half a minute, not after two hours.
         "keepalives_idle": "10",
         "keepalives_interval": "5",

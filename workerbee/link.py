@@ -10,6 +10,7 @@ import psycopg2
 import psycopg2.extensions
 
 ANSWER = 60.0  # seconds that a statement may take; the server gives up before that (sql/transactions.sql)
+ENDLESS = 86400.0  # what libpq calls 0 or less
 
 
 class Silence(psycopg2.OperationalError):
@@ -36,7 +37,8 @@ class Link(psycopg2.extensions.connection):
     def __init__(self, dsn: str, **_: Any) -> None:
         super().__init__(dsn, async_=1)
         self.cursor_factory = Cursor
-        self.wait(float(self.get_dsn_parameters()["connect_timeout"]))
+        seconds = float(self.get_dsn_parameters()["connect_timeout"])
+        self.wait(seconds if seconds > 0 else ENDLESS)
 
     def wait(self, seconds: float) -> None:
         """Wait until the server has answered."""
