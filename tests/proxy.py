@@ -24,9 +24,10 @@ class Proxy:
         self.silent = False
         self.deaf = False
         self.broken = 0
+        self.opened_in_silence = 0
         self._swallow = self._lose = b""
         self._lock = threading.Lock()
-        self._sockets: list[socket.socket] = []
+        self._clients: list[socket.socket] = []
         self._thread = threading.Thread(target=self._accept)
         self._thread.start()
 
@@ -37,9 +38,9 @@ class Proxy:
         self._lose = words
 
     def cut(self) -> None:
-        """Break every connection, with a reset."""
+        """Break every connection with a client."""
         with self._lock:
-            for link in self._sockets:
+            for link in self._clients:
                 with contextlib.suppress(OSError):
                     link.shutdown(socket.SHUT_RDWR)
 
@@ -58,7 +59,8 @@ class Proxy:
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError), socket.create_connection(self._to) as server:
             with self._lock:
-                self._sockets += client, server
+                self._clients.append(client)
+                self.opened_in_silence += self.silent
             self._pass_on(client, server)
             if self.deaf:
                 client.close()

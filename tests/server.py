@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg2
+import pytest
 
 from tests.helpers import wait_until
 from workerbee import cluster
@@ -39,9 +40,9 @@ def free_port() -> int:
 class Server:
     """Runs in `folder`, an empty one, with `settings` beside those that all tests want."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, data: Path, **settings: str) -> None:
         self._folder = folder
-        self._data = folder / "data"
+        self._data = data
         self._programs = cluster.find_programs(folder, cluster.find_package())
         self._process: subprocess.Popen[bytes] | None = None
         self.parameters = {
@@ -69,6 +70,10 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
+        self._launch()
+        wait_until(self._answers, "the server to start")
+
+    def _launch(self) -> None:
         options = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -79,7 +84,6 @@ class Server:
                 start_new_session=True,
                 **self._account(),
             )
-        wait_until(self._answers, "the server to start")
 
     def stop(self, number: int = signal.SIGINT) -> None:
         """Stop it: fast with SIGINT, immediately with SIGQUIT."""
@@ -87,6 +91,25 @@ class Server:
             self._process.send_signal(number)
             self._process.wait()
             self._process = None
+
+    def stand_by(self) -> None:
+        """Start it as a standby that takes no connections."""
+        (self._data / "standby.signal").touch()
+        self._launch()
+
+    def lead(self) -> None:
+        """Start it as a primary again."""
+        (self._data / "standby.signal").unlink()
+        self.start()
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """How libpq finds it."""
+        names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
+        return {names[key]: value for key, value in self.parameters.items()}
+
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def sql(self, query: str, *values: object, dbname: str = "") -> list[tuple[object, ...]]:
         """What a superuser is told."""
@@ -120,15 +143,30 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(**settings: str) -> Iterator[Server]:
-    """A server that runs, and is gone at the end."""
+def running(data: Path | None = None, **settings: str) -> Iterator[Server]:
+    """A server that runs, and is gone at the end; `data` is where its data go, if not beside its programs."""
     # Not below pytest's tmp_path, which is closed to the account that root's server runs under.
     folder = Path(tempfile.mkdtemp(prefix="workerbee-server-"))
     folder.chmod(0o755)
-    server = Server(folder, **settings)
+    server = Server(folder, data or folder / "data", **settings)
     try:
         server.start()
         yield server
     finally:
         server.stop(signal.SIGQUIT)
         shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def small_disk() -> Iterator[Path]:
+    """A folder on a disk of 96 MB; the test is skipped where it cannot be mounted."""
+    folder = Path(tempfile.mkdtemp(prefix="workerbee-disk-"))
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m,mode=755", "tmpfs", folder], check=False)
+    try:
+        if mounted.returncode:
+            pytest.skip("needs the right to mount a small disk")
+        yield folder
+    finally:
+        if not mounted.returncode:
+            subprocess.run(["umount", folder], check=True)
+        folder.rmdir()
