@@ -143,18 +143,26 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(data: Path | None = None, **settings: str) -> Iterator[Server]:
-    """A server that runs, and is gone at the end; `data` is where its data go, if not beside its programs."""
-    # Not below pytest's tmp_path, which is closed to the account that root's server runs under.
+def open_folder() -> Iterator[Path]:
+    """A folder that root's server can get to: pytest's tmp_path is closed to its account."""
     folder = Path(tempfile.mkdtemp(prefix="workerbee-server-"))
     folder.chmod(0o755)
-    server = Server(folder, data or folder / "data", **settings)
     try:
-        server.start()
-        yield server
+        yield folder
     finally:
-        server.stop(signal.SIGQUIT)
         shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def running(data: Path | None = None, **settings: str) -> Iterator[Server]:
+    """A server that runs, and is gone at the end; `data` is where its data go, if not beside its programs."""
+    with open_folder() as folder:
+        server = Server(folder, data or folder / "data", **settings)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop(signal.SIGQUIT)
 
 
 @contextlib.contextmanager
