@@ -291,6 +291,14 @@ def test_a_network_that_takes_everything_and_brings_nothing(start, sql, tmp_path
     assert_all_ran_once(process, tmp_path, sql)
 
 
+def test_the_first_of_two_hosts_is_silent(parameters, proxy):
+    proxy.silent = True
+    both = {"host": "127.0.0.1,127.0.0.1", "port": f"{proxy.port},{parameters['port']}", "connect_timeout": "2"}
+    session = Session(Address({**parameters, **both}), "hosts", "workerbee test", patience=0)
+    assert session.call(lambda store: store.run("rollback")) == []
+    session.close()
+
+
 def test_a_statement_given_up_for_lost_is_only_slow(start, sql, tmp_path, proxy, parameters):
     process = start(through(proxy), processes=None)
     wait_for_jobs(tmp_path, 1)

@@ -10,6 +10,7 @@ import socket
 import subprocess
 from collections import Counter
 
+import psycopg2
 import pytest
 
 from tests.helpers import wait_until
@@ -87,6 +88,21 @@ class Pooler:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
+    def server_settings(self, parameters):
+        """What sessions keep, of two of PgBouncer's connections to the database."""
+        clients = [psycopg2.connect(**{**parameters, "port": self.port}) for _ in range(2)]
+        for client in clients:  # each in a transaction: it has a connection to itself
+            with client.cursor() as cursor:
+                cursor.execute("""
+                    SELECT current_setting('statement_timeout'), current_setting('idle_in_transaction_session_timeout'),
+                           current_setting('lock_timeout'), current_setting('default_transaction_isolation'),
+                           (SELECT count(*) FROM pg_prepared_statements),
+                           (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory')
+                """)
+                yield cursor.fetchone()
+        for client in clients:
+            client.close()
+
     def stop(self):
         self._process.kill()
         self._process.wait()
@@ -147,9 +163,12 @@ POOLS = [{"default_pool_size": 2}, {"default_pool_size": 20, "server_round_robin
 
 
 @pytest.mark.parametrize("pooler", POOLS, indirect=True)
-def test_bees_that_crash(start, sql, tmp_path):
+def test_bees_that_crash(start, sql, tmp_path, pooler, parameters):
     (tmp_path / "go").touch()
     assert_all_done(start("crash", processes=4), tmp_path, sql, crashes=3)
+    # Whoever is next on PgBouncer's connections finds them as new.
+    for settings in pooler.server_settings(parameters):
+        assert settings == ("0", "0", "0", "read committed", 0, 0)
 
 
 def test_one_bee_that_crashes(start, sql, tmp_path):
