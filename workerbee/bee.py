@@ -122,6 +122,9 @@ class Bee:
         while self._may_claim():
             following, pending = self._session.call(self._settle_and_claim, again=self._read_back)
             if following is None:
+                # A statement that we had given up for lost may have been slow: then the next claim is ours.
+                following = self._session.call(lambda store: store.find_claim(self._claim.bee))
+            if following is None:
                 # Our node was taken for dead, and the claim was given away: our word counts no more.
                 self._register()
                 continue

@@ -48,17 +48,23 @@ class Reporter(Protocol):
         """The board has new counts."""
 
 
+class Abandoned(Exception):  # noqa: N818 - the end of a wait
+    """The supervisor is dead, and the database has been away for as long as the node would have waited."""
+
+
 class Watch:
     """Sleeps until the next duty, a wake, or the supervisor's death; then `end_processes()` kills what it left.
 
-    That cannot wait until the database answers, so the session of the keeper sleeps here, too.
+    That cannot wait until the database answers, so the session of the keeper sleeps here, too: for `patience` seconds
+    once it is alone.
     """
 
-    def __init__(self, supervisor: int, wake: int, end_processes: Callable[[], None]) -> None:
+    def __init__(self, supervisor: int, wake: int, end_processes: Callable[[], None], patience: float) -> None:
         self._supervisor = supervisor
         self._wake = wake
         self._end_processes = end_processes
-        self._died = False
+        self._patience = patience
+        self._died = 0.0  # when, in monotonic seconds
         self._pidfd: int | None = None
         if hasattr(os, "pidfd_open"):
             # No such process: `supervisor_died` will find that out.
@@ -74,22 +80,25 @@ class Watch:
         return self._wake in ready and bool(os.read(self._wake, 4096))
 
     def pause(self, seconds: float) -> None:
-        """Sleep while the database is away."""
+        """Sleep while the database is away. Raises `Abandoned`."""
         deadline = time.monotonic() + seconds
         while not self.supervisor_died() and (left := deadline - time.monotonic()) > 0:
             self.wait(left)
+        if self._died and time.monotonic() - self._died > self._patience:
+            raise Abandoned
         time.sleep(max(0.0, deadline - time.monotonic()))
 
     def supervisor_died(self) -> bool:
         """Whether the supervisor is dead; the first time that it is, what it left is killed."""
-        if not self._died:
-            if self._pidfd is not None:
-                self._died = bool(select.select([self._pidfd], [], [], 0)[0])
-            else:
-                self._died = not is_alive(self._supervisor)
-            if self._died:
-                self._end_processes()
-        return self._died
+        if not self._died and self._is_gone():
+            self._died = time.monotonic()
+            self._end_processes()
+        return bool(self._died)
+
+    def _is_gone(self) -> bool:
+        if self._pidfd is not None:
+            return bool(select.select([self._pidfd], [], [], 0)[0])
+        return not is_alive(self._supervisor)
 
 
 class Keeper:
@@ -122,6 +131,7 @@ class Keeper:
         self._oom_kills = oom_kills()
         self._next_beat = 0.0
         self._next_count = 0.0
+        self._beaten = self._listening = 0.0
         self._count_pause = 0.1
 
     def run(self) -> None:
@@ -143,6 +153,10 @@ class Keeper:
         if now < self._next_beat:
             return
         self._session.call(lambda store: store.beat_node(self._header.node, os.getpid()))
+        ended = time.monotonic()
+        if ended - self._beaten > self._lease / 2:
+            self._listening = ended
+        self._beaten = ended
         self._rescue()
         self._next_beat = now + self._lease / 4
 
@@ -206,8 +220,9 @@ class Keeper:
         for bee, pids in session.call(lambda store: store.machine_bees(node, self._machine)):
             if not any(map(is_alive, pids)):
                 self._lose(bee, "its node on this machine is dead")
-        # After an outage of the database every node looks silent. Only who could have heard them may judge.
-        if time.monotonic() - session.since < self._lease:
+        # After an outage every node looks silent, and also when the database only kept all of us waiting. Only who
+        # could have heard the others may judge.
+        if time.monotonic() - max(session.since, self._listening) < self._lease:
             return
         for bee, host in session.call(lambda store: store.silent_bees(node)):
             self._lose(bee, f"its node on {host} was silent for longer than its lease")
