@@ -62,7 +62,8 @@ class Sender:
         # there, and need fewer words.
         for line in map(_packed, (event, event.shorter(), Event())):
             if len(line) <= select.PIPE_BUF:
-                with contextlib.suppress(BlockingIOError, BrokenPipeError):
+                # Full, without a reader, or closed by a job.
+                with contextlib.suppress(OSError):
                     os.write(self._connection.fileno(), line)
                 return
 

@@ -119,10 +119,13 @@ class _Reporter:
         self._index = index
         self._slot = work.board.slots[index]
         self._sender = Sender(work.events)
+        self._log = work.log(index)
 
     def claimed(self, job: Job) -> None:
-        if self._work.options.log_dir:
-            self._slot.log_start = os.fstat(1).st_size
+        if self._log:
+            # By its name: a job may have closed the descriptor, and the next one is not to blame.
+            with contextlib.suppress(OSError):
+                self._slot.log_start = self._log.stat().st_size
         self._work.title(f"bee {self._index}", printable(job.job_id, 100))
 
     def completed(self, job: Job) -> None:
