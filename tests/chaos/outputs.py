@@ -17,8 +17,15 @@ STOPPED = {
     signal.SIGHUP: {129, -signal.SIGHUP},
     signal.SIGKILL: {-signal.SIGKILL},
 }
-# How bad jobs end the process of an inline bee.
-CRASHES = {0, 1, 3, 77, *(-getattr(signal, f"SIG{name}") for name in ("SEGV", "ABRT", "BUS", "FPE", "ILL", "KILL"))}
+# How bad jobs end the process of an inline bee; 120: they replaced sys.stdout, which Python flushes when it ends.
+CRASHES = {
+    0,
+    1,
+    3,
+    77,
+    120,
+    *(-getattr(signal, f"SIG{name}") for name in ("SEGV", "ABRT", "BUS", "FPE", "ILL", "KILL")),
+}
 KEEPERS = 5
 OUTAGES = ("restart", "fill_connections", "freeze_network", "cut_sessions")
 
