@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from random import SystemRandom
@@ -33,5 +34,12 @@ def main() -> int:
     return 0 if fine else 1
 
 
+def heed_signals() -> None:
+    """End in order, and let the scripts begin with the defaults: what a shell's background job ignores, they would."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+
+
 if __name__ == "__main__":
+    heed_signals()
     sys.exit(main())

@@ -39,6 +39,9 @@ class Evidence:
     disturbances: list[Disturbance] = field(default_factory=list)
     fallen: dict[int, float] = field(default_factory=dict)  # nodes whose script ended, and not in order
     hiccups: list[float] = field(default_factory=list)
+    summaries: list[tuple[int, int, int]] = field(
+        default_factory=list
+    )  # of each call that returned: total, complete, failed
 
 
 class Checker:
@@ -77,6 +80,11 @@ class Checker:
         known = self._job.keys()
         yield from (f"job {job_id} was run, and never added" for job_id in self._attempts.keys() - known)
         yield from (f"job {job_id} failed, and was never added" for job_id in self._failures.keys() - known)
+        states = Counter(row.state for row in self._evidence.rows)
+        for total, complete, failed in self._evidence.summaries:
+            if (total, complete, failed) != (len(known), states["COMPLETE"], states["FAILED"]):
+                ended = f"{complete} complete and {failed} failed of {total}"
+                yield f"a call returned with {ended}, and there are {dict(states)}"
 
     def _counters(self, job_id: str) -> Iterator[str]:
         row = self._row[job_id]

@@ -44,6 +44,11 @@ class Node:
         return self.plan.processes is None
 
     @property
+    def finished(self) -> bool:
+        """Its call has returned: a job of an inline bee may end the script with 0 just as well."""
+        return (self.log.parent / f"done{self.pid}").exists()
+
+    @property
     def told_to_stop(self) -> bool:
         return any(number is not signal.SIGKILL for _, number in self.signals)
 
@@ -91,7 +96,7 @@ class Fleet:
         ended = [node for node in self.living() if node.process.poll() is not None]
         for node in ended:
             node.ended = self._journal.write("exit", node=node.pid, code=node.process.returncode)
-            if node.process.returncode != 0:
+            if not node.finished:
                 self._start(node.index)
         return ended
 

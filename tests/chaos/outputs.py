@@ -18,14 +18,8 @@ STOPPED = {
     signal.SIGKILL: {-signal.SIGKILL},
 }
 # How bad jobs end the process of an inline bee; 120: they replaced sys.stdout, which Python flushes when it ends.
-CRASHES = {
-    0,
-    1,
-    3,
-    77,
-    120,
-    *(-getattr(signal, f"SIG{name}") for name in ("SEGV", "ABRT", "BUS", "FPE", "ILL", "KILL")),
-}
+SIGNALS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGKILL)
+CRASHES = {0, 1, 3, 77, 120, *(-number for number in SIGNALS)}
 KEEPERS = 5
 OUTAGES = ("restart", "fill_connections", "freeze_network", "cut_sessions")
 

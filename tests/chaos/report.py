@@ -37,6 +37,6 @@ def _course(name: str, values: list[float]) -> str:
     if len(values) >= ENOUGH:
         third = len(values) // 3
         first, last = statistics.median(values[:third]), statistics.median(values[-third:])
-        trend = "flat" if last <= 1.5 * first + SLACK[name.split()[-1]] else "GROWS"
+        trend = "flat" if last <= 1.5 * first + SLACK[name.rsplit(maxsplit=1)[-1]] else "GROWS"
         line += f", first third {first:.1f}, last third {last:.1f}: {trend}"
     return line

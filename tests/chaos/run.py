@@ -175,6 +175,7 @@ def _leftovers(fleet: Fleet, faults: Faults, journal: Journal) -> list[str]:
 
 
 def _evidence(plan: Plan, fleet: Fleet, faults: Faults, sampler: Sampler, journal: Journal, tables: Tables) -> Evidence:
+    lines = list(journal.lines())
     signals = [(at, node.pid, number) for node in fleet.nodes for at, number in node.signals]
     return Evidence(
         list(plan.jobs),
@@ -183,15 +184,16 @@ def _evidence(plan: Plan, fleet: Fleet, faults: Faults, sampler: Sampler, journa
         offset=time.time() - time.monotonic(),
         rows=tables.rows(),
         failures=tables.failures(),
-        attempts=attempts_of(list(journal.lines())),
+        attempts=attempts_of(lines),
         hits=faults.hits,
         signals=[entry for entry in signals if entry[2] != 9],
         disturbances=faults.disturbances,
         fallen={node.pid: node.ended or 0.0 for node in fleet.nodes if _fell(node)},
         hiccups=sampler.hiccups,
+        summaries=[(line["total"], line["complete"], line["failed"]) for line in lines if line["what"] == "summary"],
     )
 
 
 def _fell(node: Node) -> bool:
     """Its script ended without settling for its bees: by a crash of the inline bee, or for want of a database."""
-    return node.process.returncode not in (0, None) and (node.inline or not node.told_to_stop)
+    return not node.finished and (node.inline or not node.told_to_stop)

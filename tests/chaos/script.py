@@ -6,10 +6,12 @@ FOLDER is the round's, NODE the index of its plan, HOST where the socket of the 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import fcntl
 import os
 import resource
+import signal
 import struct
 import sys
 import time
@@ -22,6 +24,8 @@ from tests.chaos.journal import INTERRUPTED, RAISED, RETURNED, Identity, Journal
 from tests.chaos.plan import draw
 from workerbee import postgres_jobset
 from workerbee.bee import Interrupted
+
+PR_SET_PDEATHSIG = 1
 
 
 class Function:
@@ -79,6 +83,7 @@ class Function:
 
 def main(folder: Path, seed: int, number: int, count: int, node: int, host: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # when the run itself is killed
     plan = draw(seed, number, count)
     options = dataclasses.asdict(plan.nodes[node])
     relayed, logged = options.pop("relayed"), options.pop("logged")
@@ -96,6 +101,7 @@ def main(folder: Path, seed: int, number: int, count: int, node: int, host: str)
         log_dir=folder / "bees" if logged else None,
         **options,
     )
+    (folder / f"done{os.getpid()}").touch()
     Journal(folder / "journal").write("summary", node=os.getpid(), **dataclasses.asdict(summary))
 
 
