@@ -20,6 +20,7 @@ from tests.chaos.tables import Failed, Row
 MAX_LOSSES = 10
 HEARD_WITHIN = 3.0  # seconds from a signal until no bee of the node claims
 SILENCE = 15.0  # seconds before a loss in which what made the node silent must have been
+DELAYS = ("stop_", "freeze_", "restart", "fill_")  # of a signal, or of a claim that was under way when it came
 AT_ONCE = 0.1  # seconds in which a process may be killed between its last line and its return
 
 
@@ -207,7 +208,7 @@ class Checker:
             ends = [
                 d.end
                 for d in self._evidence.disturbances
-                if d.touches(attempt.node, told[attempt.node], attempt.began) and d.name.startswith("stop_")
+                if d.touches(attempt.node, told[attempt.node], attempt.began) and d.name.startswith(DELAYS)
             ]
             if attempt.began > max([told[attempt.node], *ends]) + HEARD_WITHIN:
                 late = attempt.began - told[attempt.node]
