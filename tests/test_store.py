@@ -187,6 +187,7 @@ def test_complete_never_changes(store, sql):
                 seconds=1,
                 limit=1,
                 kind=failure.kind.value,
+                counter=failure.kind.counter,
                 type="",
                 message="",
                 stack="",
@@ -297,7 +298,8 @@ def test_claims_are_found_by_index(open_store):
     set_up(store, map(str, range(50_000)), None, lambda _: None)
     claim = store.add_bee(1, 1)
     query = store._queries["settle_and_claim"]
-    values = {"bee": claim.bee, "number": 0, "done": [3], "seconds": [0.1], "size": 1, "node": 1, "total": 50_000}
+    values = {"bee": claim.bee, "number": 0, "done": [3], "seconds": [0.1], "size": 1, "total": 50_000}
+    values |= {"node": 1, "alone": False}
     with store.connection.cursor() as cursor:
         cursor.execute("EXPLAIN (FORMAT JSON) " + query, values)
         ((plan,),) = cursor.fetchall()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import sys
 import time
 import traceback
 from collections.abc import Callable
+
+# By name: a job may put others into their modules.
+from json import loads
+from time import monotonic
 from types import CoroutineType
 from typing import Protocol
 
@@ -18,6 +21,7 @@ from workerbee.session import Session
 from workerbee.store import Store
 from workerbee.text import storable
 
+HOLD = 0.05  # seconds between looks at whether the node holds its bees back
 MESSAGE_LIMIT = 4_000  # characters of a failure record
 STACK_LIMIT = 16_000
 
@@ -43,7 +47,9 @@ class Bee:
     """Works for a jobset, in the process that `run()` is called in, until nothing is pending.
 
     What it does stands in slot `index` of the board, so that nothing is lost when it dies; `read_log` gives what
-    the running job has written to the bee's log.
+    the running job has written to the bee's log; `tidy` is called after each call of the function. It ends after
+    `most_jobs` jobs, and after `most_errors` errors in a row: they may be its own, left by a job that used up its
+    descriptors.
     """
 
     def __init__(
@@ -56,7 +62,9 @@ class Bee:
         witness: Witness,
         *,
         most_jobs: int | None = None,
+        most_errors: int | None = None,
         read_log: Callable[[], str] = str,
+        tidy: Callable[[], None] = lambda: None,
     ) -> None:
         self._session = session
         self._header = board.header
@@ -65,7 +73,10 @@ class Bee:
         self._limits = limits
         self._witness = witness
         self._most_jobs = most_jobs
+        self._most_errors = most_errors
+        self._errors = 0  # in a row
         self._read_log = read_log
+        self._tidy = tidy
         self._pid = os.getpid()
         self._stopped = False
 
@@ -108,7 +119,7 @@ class Bee:
 
     def _advance(self) -> bool:
         """Settle what is done and hold the next claim; False when nothing is pending."""
-        while self._reason_to_end() is None:
+        while self._may_claim():
             following, pending = self._session.call(self._settle_and_claim, again=self._read_back)
             if following is None:
                 # Our node was taken for dead, and the claim was given away: our word counts no more.
@@ -123,7 +134,8 @@ class Bee:
         return True
 
     def _settle_and_claim(self, store: Store) -> tuple[Claim | None, bool]:
-        return store.settle_and_claim(self._claim, self._done, 1, self._header.node)
+        header = self._header
+        return store.settle_and_claim(self._claim, self._done, 1, header.node, alone=not header.others)
 
     def _read_back(self, store: Store) -> tuple[Claim | None, bool]:
         # The connection broke after the statement was sent: the claim's number tells whether it was committed.
@@ -146,13 +158,25 @@ class Bee:
         self._slot.completed += len(self._done)
         for charge in charges:
             self._slot.failed += charge.state is State.FAILED
+            self._slot.strikes += charge.attempt == 1
+            self._errors += 1
             self._witness.charged(charge)
         self._hold(Claim(claim.bee, claim.number + 1))
+
+    def _may_claim(self) -> bool:
+        """Whether there is no reason to end, after waiting for as long as the node holds its bees back."""
+        if self._header.hold > monotonic() and self._done:
+            self._settle([], drop=False)
+        while self._header.hold > monotonic() and self._reason_to_end() is None:
+            time.sleep(HOLD)
+        return self._reason_to_end() is None
 
     def _reason_to_end(self) -> Phase | None:
         if self._header.stop or self._stopped:
             return Phase.STOPPED
         if self._most_jobs is not None and self._slot.jobs >= self._most_jobs:
+            return Phase.SPENT
+        if self._most_errors is not None and self._errors >= self._most_errors:
             return Phase.SPENT
         return None
 
@@ -163,13 +187,16 @@ class Bee:
         """
         slot = self._slot
         slot.job_id = job.job_id.encode()[:255]
-        slot.started = started = time.monotonic()
+        slot.started = started = monotonic()
         slot.jobs += 1
         slot.pos = job.pos
         self._witness.claimed(job)
         raised = None
         try:
-            result = self._function(job.job_id, json.loads(job.data) if job.data else {})
+            try:
+                result = self._function(job.job_id, loads(job.data) if job.data else {})
+            finally:
+                self._tidy()
             if isinstance(result, CoroutineType):
                 result.close()
                 raise TypeError(
@@ -182,28 +209,29 @@ class Bee:
             raised = error
         if os.getpid() != self._pid:
             _leave_fork(raised)
-        seconds = time.monotonic() - started
+        seconds = monotonic() - started
         if raised is not None:
-            return Outcome(job.pos, seconds, describe(raised, self._read_log()))
+            failure = describe(raised, self._read_log())
+            # The error holds the frames it came through, this one included: a cycle that would keep all that the job
+            # had in memory until some collection.
+            raised = None
+            return Outcome(job.pos, seconds, failure)
         self._done[job.pos] = slot.done[job.pos - slot.lo] = seconds
         slot.pos = 0
+        slot.learn(seconds)
+        self._errors = 0
         self._witness.completed(job)
         return None
 
 
 def describe(error: BaseException, log: str = "") -> Failure:
     """What `error`, raised by a job, says of itself and where it came from."""
-    name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
-    try:
-        message = str(error)
-    except Exception as second:  # user code, and the error matters more than its words
-        message = f"<its __str__ raised {type(second).__name__}>"
-    try:
-        # Without our own frame, the one that made the call.
-        trace = error.__traceback__ and error.__traceback__.tb_next
-        stack = "".join(traceback.format_exception(type(error), error, trace))
-    except Exception as second:
-        stack = f"<no traceback: formatting it raised {type(second).__name__}>"
+    kind = type(error)
+    # Without our own frame, the one that made the call.
+    trace = error.__traceback__ and error.__traceback__.tb_next
+    name = _said(lambda: f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."), "its class's name")
+    message = _said(lambda: str(error), "its __str__")
+    stack = _said(lambda: "".join(traceback.format_exception(kind, error, trace)), "no traceback: formatting it")
     return Failure(
         Kind.ERROR,
         storable(name, 200),
@@ -213,10 +241,22 @@ def describe(error: BaseException, log: str = "") -> Failure:
     )
 
 
+def _said(read: Callable[[], str], what: str) -> str:
+    try:
+        return str.__str__(read())
+    except Interrupted:
+        raise
+    except BaseException as error:  # user code, SystemExit included: the error matters more than its words
+        name = type.__dict__["__name__"].__get__(type(error))  # past a metaclass that lies
+        return f"<{what} raised {name}>"
+
+
 def _leave_fork(error: BaseException | None) -> None:
     # The job forked, and this is the child, come back from the function: it must not go on as a second bee.
-    if error is not None:
-        sys.excepthook(type(error), error, error.__traceback__)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(0 if error is None else 1)
+    try:
+        if error is not None:
+            sys.excepthook(type(error), error, error.__traceback__)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    finally:  # whatever the job has made of these
+        os._exit(0 if error is None else 1)

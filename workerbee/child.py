@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import faulthandler
 import gc
+import io
 import multiprocessing
 import os
 import random
@@ -21,8 +22,12 @@ from typing import Any
 import threadpoolctl
 
 from workerbee import orphans
+from workerbee.forked import Forked
 from workerbee.shared import NamelessFile
 
+# Nobody else uses it: a job may have its own idea of SIGUSR1.
+STACK_SIGNAL = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
+EXPENDABLE = 500  # of 1000: how much rather than others the kernel should kill this one when memory is short
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 THREAD_VARIABLES = (
@@ -41,6 +46,7 @@ class Birth:
 
     parent: int
     die_with_parent: bool = False
+    expendable: bool = False
     mark: str = ""
     stdout: Connection | None = None
     stderr: Connection | None = None
@@ -63,7 +69,8 @@ class Child:
         context: Any = multiprocessing.get_context(method)
         if method == "forkserver":
             context.set_forkserver_preload([entry.__module__])
-        process = context.Process(target=_live, args=(method, birth, close if forked else (), entry, *args))
+        kind: Any = Forked if forked else context.Process
+        process = kind(target=_live, args=(method, birth, close if forked else (), entry, *args))
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(ValueError, OSError, AttributeError):  # closed, or there is none
                 stream.flush()
@@ -80,7 +87,10 @@ class Child:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.setpgid(self.pid, self.pid)
         # A grandchild that inherited the sentinel pipe would keep it silent; a pidfd knows only the process.
-        self._pidfd = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") and method != "forkserver" else None
+        self._pidfd: int | None = None
+        if hasattr(os, "pidfd_open") and method != "forkserver":
+            with contextlib.suppress(OSError):  # none is to be had: the sentinel will do
+                self._pidfd = os.pidfd_open(self.pid)
         self.fd: int = process.sentinel if self._pidfd is None else self._pidfd
 
     def poll(self) -> int | None:
@@ -92,6 +102,12 @@ class Child:
         """Like `poll`, after at most `seconds`."""
         self._process.join(seconds)
         return self.poll()
+
+    def ask_for_stack(self) -> None:
+        """Have it write the Python stacks of its threads, as a crash would; stopped or in C code, too."""
+        for number in (STACK_SIGNAL, signal.SIGCONT):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """Kill it, and all in its group."""
@@ -150,10 +166,12 @@ def _live(method: str, birth: Birth, close: Sequence[int], entry: Callable[..., 
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # whatever a job has made of them
-                stream.flush()
-        os._exit(code)
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(Exception):  # whatever a job has made of them
+                    stream.flush()
+        finally:  # SystemExit, even
+            os._exit(code)
 
 
 def _begin(method: str, birth: Birth, close: Sequence[int]) -> None:
@@ -165,10 +183,13 @@ def _begin(method: str, birth: Birth, close: Sequence[int]) -> None:
         with contextlib.suppress(OSError):
             os.close(fd)
     _reset_signals()
+    if birth.expendable:
+        _be_expendable()
     _redirect(birth)
     if birth.stack is not None:
         birth.stack.empty()
         faulthandler.enable(birth.stack.fd)
+        faulthandler.register(STACK_SIGNAL, birth.stack.fd)
     if birth.mark:
         orphans.wear(orphans.bee_mark(birth.mark, os.getpid()))
     if birth.threads is not None:
@@ -189,6 +210,12 @@ def _die_with_parent(method: str, parent: int) -> None:
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if method != "forkserver" and os.getppid() != parent:
         os._exit(1)  # it died before we asked to be told
+
+
+def _be_expendable() -> None:
+    own = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError):  # no Linux
+        own.write_text(str(min(1000, int(own.read_text()) + EXPENDABLE)))
 
 
 def _reset_signals() -> None:
@@ -214,8 +241,22 @@ def _redirect(birth: Birth) -> None:
             connection.close()
     if birth.log is not None or birth.stdout is not None:
         # The caller's sys.stdout may be anything (a notebook's, a test's): what a job prints goes to our fds.
-        sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        sys.stdout, sys.stderr = _stream(1), _stream(2)
+
+
+class _Lossy(io.FileIO):
+    """What cannot be written, on a full disk, is lost: the jobs matter more than what they print."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def _stream(fd: int) -> io.TextIOWrapper:
+    raw = io.BufferedWriter(_Lossy(fd, "w", closefd=False))
+    return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 def limit_threads(threads: int) -> None:

@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection
 from workerbee.job import Charge, Kind, State
 from workerbee.text import printable, shortened
 
+PIECE = 65536  # bytes read at a time: all that a pipe holds
+
 
 @dataclass(frozen=True)
 class Event:
@@ -56,21 +58,34 @@ class Sender:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._pipe = _identity(connection)
 
     def send(self, event: Event) -> None:
         # Up to PIPE_BUF a write is whole or not at all, so that many may share the pipe. Some systems have 512 bytes
         # there, and need fewer words.
         for line in map(_packed, (event, event.shorter(), Event())):
             if len(line) <= select.PIPE_BUF:
-                # Full, without a reader, or closed by a job.
                 with contextlib.suppress(OSError):
-                    os.write(self._connection.fileno(), line)
+                    # A job may have closed all descriptors, and opened a file of its own that got this number.
+                    if _identity(self._connection) == self._pipe:
+                        os.write(self._connection.fileno(), line)
                 return
+
+
+def _identity(connection: Connection) -> tuple[int, int]:
+    status = os.fstat(connection.fileno())
+    return status.st_dev, status.st_ino
 
 
 def _packed(event: Event) -> bytes:
     fields = {name: value for name, value in vars(event).items() if value not in (None, "", 0) or name == "slot"}
     return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+
+
+def _unpacked(line: bytes) -> Event:
+    fields = json.loads(line)
+    kind, state = fields.pop("kind", None), fields.pop("state", None)
+    return Event(kind=kind and Kind(kind), state=state and State(state), **fields)
 
 
 class Receiver:
@@ -88,13 +103,13 @@ class Receiver:
     def receive(self) -> Iterator[Event]:
         """The events that have arrived."""
         with contextlib.suppress(BlockingIOError):
-            while piece := os.read(self.fd, 65536):
-                self._rest += piece
+            self._rest += os.read(self.fd, PIECE)
         *lines, self._rest = self._rest.split(b"\n")
+        self._rest = self._rest[:PIECE]
         for line in lines:
-            fields = json.loads(line)
-            kind, state = fields.pop("kind", None), fields.pop("state", None)
-            yield Event(kind=kind and Kind(kind), state=state and State(state), **fields)
+            # A job may have written here by mistake, to a descriptor number that it thought was still its own.
+            with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):
+                yield _unpacked(line)
 
     def close(self) -> None:
         self._connection.close()

@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from workerbee.board import Board, Phase, Slot
+from workerbee.board import Board, Phase, Slot, Verdict
 from workerbee.job import Charge, Failure, Kind, Limits, Outcome, State
+from workerbee.memory import oom_kills
 from workerbee.orphans import is_alive
 from workerbee.session import Session
 from workerbee.text import ending, storable
@@ -119,6 +120,7 @@ class Keeper:
         self._watch = watch
         self._reporter = reporter
         self._read_log = read_log
+        self._oom_kills = oom_kills()
         self._next_beat = 0.0
         self._next_count = 0.0
         self._count_pause = 0.1
@@ -126,6 +128,7 @@ class Keeper:
     def run(self) -> None:
         """Keep house until the supervisor closes the node, or is dead."""
         while not (self._header.closing and self._all_settled()):
+            self._header.seen = time.monotonic()
             self._beat()
             self._settle_dead()
             self._count()
@@ -147,8 +150,12 @@ class Keeper:
     def _settle_dead(self) -> None:
         for index, slot in enumerate(self._board.slots):
             if slot.phase is Phase.DEAD:
-                charge = self._settle(slot, None if slot.ordered else self._crash(index, slot))
-                slot.crashed += charge is not None
+                charge = self._settle(slot, self._failure(index, slot))
+                if charge is not None:
+                    is_crash = charge.failure.kind is Kind.CRASH
+                    slot.crashed += is_crash
+                    # Where no other node could do better, waiting helps no job that crashes.
+                    slot.strikes += charge.attempt == 1 and (not is_crash or self._header.others > 0)
                 slot.clear()
                 slot.move(Phase.EMPTY)
                 self._reporter.died(index, charge)
@@ -170,19 +177,25 @@ class Keeper:
             return charge
         return None
 
-    def _crash(self, index: int, slot: Slot) -> Failure:
-        code = slot.exit_code
+    def _failure(self, index: int, slot: Slot) -> Failure | None:
+        """What the job that ran in a dead bee is charged with, if that is to blame."""
+        verdict, code = slot.verdict, slot.exit_code
+        stack, log = self._stack(index), storable(self._read_log(index, slot.log_start), STACK_LIMIT)
+        if verdict is Verdict.ORDERED:
+            return None
+        if verdict is not Verdict.NONE:
+            kind = Kind.TIMEOUT if verdict is Verdict.TIMEOUT else Kind.MEMORY
+            return Failure(kind, kind.value, slot.read_reason(), stack, log=log)
         message = f"its bee died: {ending(code)}"
         if code == -signal.SIGKILL:
-            message += ", sent by nobody here (the kernel, when memory is short, or a person)"
-        return Failure(
-            Kind.CRASH,
-            ending(code) if code < 0 else "exit",
-            message,
-            self._stack(index),
-            exit_code=code,
-            log=storable(self._read_log(index, slot.log_start), STACK_LIMIT),
-        )
+            message += ", sent by nobody here" + self._killer()
+        return Failure(Kind.CRASH, ending(code) if code < 0 else "exit", message, stack, exit_code=code, log=log)
+
+    def _killer(self) -> str:
+        before, self._oom_kills = self._oom_kills, oom_kills()
+        if self._oom_kills > before:
+            return f" but the kernel, since memory was short (its oom_kill count rose by {self._oom_kills - before})"
+        return " (a person, or a batch system)"
 
     def _stack(self, index: int) -> str:
         return storable(self._board.stacks[index].tail(STACK_LIMIT), STACK_LIMIT)
@@ -211,10 +224,11 @@ class Keeper:
         header = self._header
         # Before asking: the counts speak of nothing that happens after it.
         asked = time.monotonic()
-        counts = self._session.call(lambda store: store.counts())
-        waiting = not any(slot.phase is Phase.ALIVE for slot in self._board.slots) and not counts.pending
+        counts = self._session.call(lambda store: store.counts(header.node))
+        waiting = not any(slot.phase is Phase.ALIVE for slot in self._board.slots) and not counts.offered
         header.total, header.pending = counts.total, counts.pending
-        header.claimed, header.failed = counts.claimed, counts.failed
+        header.claimed, header.failed, header.failed_here = counts.claimed, counts.failed, self._board.failed
+        header.offered, header.others = counts.offered, counts.others
         header.counted = asked
         self._reporter.counted()
         self._count_pause = min(2 * self._count_pause, LONGEST_COUNT_PAUSE) if waiting else 0.1
@@ -232,9 +246,9 @@ class Keeper:
                 slot.move(Phase.DEAD)
             if slot.phase is Phase.DEAD:
                 stack = self._stack(index)
+                said = stack.partition("\n")[0]
                 # Only a process that crashed had the time to write one.
-                if stack:
-                    said = stack.splitlines()[0]
+                if said.startswith("Fatal"):
                     failure = Failure(Kind.CRASH, FATAL.get(said, "crash"), said, stack)
                 else:
                     failure = Failure(Kind.LOST, "lost", "its supervisor died")

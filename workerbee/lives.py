@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import pickle
+import random
 import signal
 import socket
 import sys
@@ -23,7 +24,7 @@ from setproctitle import setproctitle
 from workerbee import embedded, orphans
 from workerbee.address import Address
 from workerbee.bee import Bee, Interrupted
-from workerbee.board import Board, Phase
+from workerbee.board import Board, Phase, Verdict
 from workerbee.child import kill_group
 from workerbee.errors import DatabaseError, InvalidType
 from workerbee.events import Event, Sender
@@ -34,6 +35,7 @@ from workerbee.session import Session
 from workerbee.text import printable
 
 LOG_TAIL = 16_000  # bytes of a bee's log that go into a failure's record
+MOST_ERRORS = 3  # in a row, before a bee is replaced: they may be its own
 
 
 class Portable:
@@ -119,13 +121,11 @@ class _Reporter:
         self._index = index
         self._slot = work.board.slots[index]
         self._sender = Sender(work.events)
-        self._log = work.log(index)
 
     def claimed(self, job: Job) -> None:
-        if self._log:
-            # By its name: a job may have closed the descriptor, and the next one is not to blame.
-            with contextlib.suppress(OSError):
-                self._slot.log_start = self._log.stat().st_size
+        if self._work.options.log_dir:
+            with contextlib.suppress(OSError):  # a job has closed it
+                self._slot.log_start = os.fstat(1).st_size
         self._work.title(f"bee {self._index}", printable(job.job_id, 100))
 
     def completed(self, job: Job) -> None:
@@ -152,6 +152,7 @@ class _Reporter:
 
     def outage(self, away: bool) -> None:
         header = self._work.board.header
+        header.seen = time.monotonic()
         if away != bool(header.away):
             header.away = time.monotonic() if away else 0.0
             self._sender.send(Event())
@@ -173,7 +174,9 @@ def live_as_bee(work: Work, index: int) -> None:
     try:
         slot.move(_make_bee(work, index).run())
     except Interrupted:
-        slot.ordered = 1  # told to stop while the database was away: the keeper settles what is on the board
+        slot.condemn(
+            Verdict.ORDERED
+        )  # told to stop while the database was away: the keeper settles what is on the board
     except Exception as error:
         slot.write_note(f"{type(error).__name__}: {error}")
         raise
@@ -190,14 +193,27 @@ def _make_bee(work: Work, index: int) -> Bee:
         work.function.function,
         work.limits,
         reporter,
-        most_jobs=work.options.max_jobs_per_bee,
+        most_jobs=_most_jobs(work.options.max_jobs_per_bee),
+        most_errors=MOST_ERRORS,
         read_log=reporter.read_log,
+        tidy=_stop_timers,
     )
     # A batch system that ends the slot may signal every process in it: the job finishes, as for the supervisor.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: bee.stop())
     os.register_at_fork(after_in_child=_forget_handlers)
     return bee
+
+
+def _most_jobs(limit: int | None) -> int | None:
+    # Not all at once: a node whose bees all start again together does nothing meanwhile.
+    return None if limit is None else random.randint(math.ceil(0.75 * limit), limit)
+
+
+def _stop_timers() -> None:
+    # What a job set as a limit to itself, and left running, would kill the next one.
+    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        signal.setitimer(timer, 0)
 
 
 def _forget_handlers() -> None:

@@ -48,8 +48,14 @@ def postgres_jobset(
     max_attempts: int = 3,
     max_crashes: int = 3,
     max_jobs_per_bee: int | None = None,
+    job_timeout: float | None = None,
+    memory_limit: int | str | None = None,
+    node_memory: int | str = "auto",
+    max_failures: int | str | None = None,
+    stop_after: float | None = None,
     grace: float = 30.0,
     lease: float = 30.0,
+    db_patience: float = 600.0,
     start_method: Literal["fork", "spawn", "forkserver"] | None = None,
     threads_per_bee: int = 1,
     log_dir: str | os.PathLike[str] | None = None,
@@ -67,10 +73,17 @@ def postgres_jobset(
     embedded PostgreSQL is used.
 
     `processes` is None for one bee in this process, 'auto' for one bee per CPU that this process may use, or a
-    number of bees. A bee is replaced after `max_jobs_per_bee` jobs. It may use `threads_per_bee` BLAS threads, and
-    is started by `start_method` (default: fork on Linux). With `log_dir`, what it prints goes to a file there. After
-    Ctrl-C or SIGTERM running jobs have `grace` seconds to finish. Claims of this node are safe as long as it is
-    heard of every `lease` seconds.
+    number of bees. A bee is replaced after `max_jobs_per_bee` jobs at the latest. It may use `threads_per_bee` BLAS
+    threads, and is started by `start_method` (default: fork on Linux). With `log_dir`, what it prints goes to a file
+    there.
+
+    A bee whose job runs for longer than `job_timeout` seconds, or which uses more than `memory_limit` (bytes, or text
+    like '4GB', '512MiB'), is killed with all it started; the job is charged, a timeout counting as an error and memory
+    as a crash. So is the fattest bee when `node_memory` runs short ('auto': 90 % of what cgroup and machine allow). The
+    node stops early when `max_failures` jobs of the jobset are FAILED (a number, or text like '5%'), and within
+    `stop_after` seconds: then it claims no job that would not be through by then. After Ctrl-C or SIGTERM running jobs
+    have `grace` seconds to finish. Claims of this node are safe as long as it is heard of every `lease` seconds. The
+    database may be away for `db_patience` seconds.
 
     Raises `InvalidValue` or `InvalidType` for an argument that cannot be, `JobsetNotFound` when there is no jobset
     and no ids, `DatabaseError` when the database does not do its part, `NodeFailed` when bees cannot be started:
@@ -83,7 +96,19 @@ def postgres_jobset(
         checks.check_jobs(job_ids, job_data)
         limits = checks.check_limits(max_attempts, max_crashes)
         node_options = checks.check_node(
-            processes, max_jobs_per_bee, grace, lease, start_method, threads_per_bee, log_dir
+            processes=processes,
+            max_jobs_per_bee=max_jobs_per_bee,
+            job_timeout=job_timeout,
+            memory_limit=memory_limit,
+            node_memory=node_memory,
+            max_failures=max_failures,
+            stop_after=stop_after,
+            grace=grace,
+            lease=lease,
+            db_patience=db_patience,
+            start_method=start_method,
+            threads_per_bee=threads_per_bee,
+            log_dir=log_dir,
         )
         occupy_standard_fds()
         display = chosen(verbose, supervised=node_options.bees is not None)

@@ -15,7 +15,6 @@ from workerbee.store import Store
 
 T = TypeVar("T")
 
-PATIENCE = 600.0  # seconds that the database may be away
 LONGEST_PAUSE = 5.0
 
 
@@ -32,8 +31,8 @@ class Session:
         address: Address,
         jobset_id: str,
         name: str,
-        pause: Callable[[float], None] = time.sleep,
-        patience: float = PATIENCE,
+        pause: Callable[[float], None],
+        patience: float,
         outage: Callable[[bool], None] = lambda _away: None,
     ) -> None:
         self._address = address

@@ -63,9 +63,9 @@ class Store:
             self._total = rows[0][0] if rows else None
         return self._total
 
-    def counts(self) -> Counts:
-        """The jobs by state, at one instant; costs the same however many there are."""
-        return Counts(*self.run("count_jobs")[0])
+    def counts(self, node: int = 0) -> Counts:
+        """The jobs by state, at one instant, as `node` sees them; costs the same however many there are."""
+        return Counts(*self.run("count_jobs", node=node)[0])
 
     def failure_groups(self, most: int) -> list[FailureGroup]:
         """The `most` frequent failures, grouped by kind and message."""
@@ -79,10 +79,11 @@ class Store:
         return Claim(bee, 0)
 
     def settle_and_claim(
-        self, claim: Claim, done: Mapping[int, float], size: int, node: int
+        self, claim: Claim, done: Mapping[int, float], size: int, node: int, alone: bool = True
     ) -> tuple[Claim | None, bool]:
         """In one commit, mark the positions of `done` COMPLETE, with their seconds, and claim up to `size` jobs.
 
+        Unless the node is `alone`, jobs that failed on it last are left to others.
         Returns the new claim and whether there was pending work (an empty claim despite it means that others were
         at the same rows: try again). The claim is None when somebody has taken the old one away; then nothing was
         written.
@@ -95,6 +96,7 @@ class Store:
             seconds=list(done.values()),
             size=size,
             node=node,
+            alone=alone,
             total=self.total(),
         )
         held, pending = rows[0][:2]
@@ -147,6 +149,7 @@ class Store:
             seconds=seconds,
             limit=limit,
             kind=failure.kind.value,
+            counter=failure.kind.counter,
             type=failure.type,
             message=failure.message,
             stack=failure.stack,
@@ -154,7 +157,7 @@ class Store:
             log=failure.log,
             **by,
         )
-        return [Charge(job_id, failure, count, limit, State(state)) for job_id, state, count in rows]
+        return [Charge(job_id, failure, attempt, count, limit, State(state)) for job_id, state, attempt, count in rows]
 
     def find_claim(self, bee: int) -> Claim | None:
         """What `bee` holds by the database's word; None when it has been taken away."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import sys
 from collections.abc import Sequence
+from typing import IO, Any, cast
 
 from rich.console import Console, RenderableType
 from rich.text import Text
@@ -45,20 +47,33 @@ class Stream:
             except UnicodeEncodeError as error:
                 stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
             stream.flush()
-        except BrokenPipeError:
-            self._forget()
-        except (OSError, ValueError):
-            pass  # a full disk, a terminal that is gone, a stream the caller has closed: the jobs matter more
+        except (OSError, ValueError) as error:
+            # A full disk, a stream the caller has closed: the jobs matter more.
+            if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EIO):
+                self._forget()
 
     def _forget(self) -> None:
-        # Its reader is gone (`| head -1`). What was buffered would be tried again and again, and fail once more
-        # when the interpreter exits.
+        # Its reader is gone (`| head -1`), or its terminal. What was buffered would be tried again and again, by
+        # others, too, and fail once more when the interpreter exits.
         with contextlib.suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, getattr(sys, self._name).fileno())
             os.close(null)
         if self._name == "stdout":
             Stream("stderr").write("workerbee: nobody reads stdout any more; the run goes on without it\n")
+
+
+class _Measure:
+    """All that rich may ask of `sys.stdout`; it writes nothing there, not even nothing: that fails, too."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        """There is nothing to flush."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stdout, name)
 
 
 class Screen:
@@ -70,7 +85,7 @@ class Screen:
 
     def __init__(self) -> None:
         self._stream = Stream("stdout")
-        self._console = Console(highlight=False)
+        self._console = Console(file=cast(IO[str], _Measure()), highlight=False)
         self._shown = ""
 
     @property
