@@ -30,6 +30,7 @@ FATAL = {
     "Fatal Python error: Segmentation fault": "SIGSEGV",
     "Fatal Python error: Aborted": "SIGABRT",
     "Fatal Python error: Bus error": "SIGBUS",
+    "Fatal Python error: Floating point exception": "SIGFPE",  # before Python 3.13
     "Fatal Python error: Floating-point exception": "SIGFPE",
     "Fatal Python error: Illegal instruction": "SIGILL",
 }

@@ -208,9 +208,12 @@ class Store:
         return [(bee, [pid for pid in pids if pid]) for bee, *pids in rows]
 
     def lose_bee(self, bee: int, message: str, limits: Limits) -> list[Charge]:
-        """Take away what `bee` holds, since its node is lost; each job of it is charged with that."""
+        """Take away what `bee` holds, since its node is lost; each job of it is charged with that.
+
+        Not while somebody is at it: then there is a next time.
+        """
         with self.transaction():
-            rows = self.run("hold_claim", bee=bee)
+            rows = self.run("seize_claim", bee=bee)
             if not rows:
                 return []
             ((_, _, lo, hi, pid, node),) = rows

@@ -61,6 +61,11 @@ LEFT JOIN (taken t CROSS JOIN LATERAL (
 -- Lock a bee's claim before settling it; nothing comes back when somebody has taken it away.
 SELECT number, attempts, lo, hi, pid, node FROM {claims} WHERE bee = %(bee)s FOR UPDATE;
 
+-- name: seize_claim
+-- Lock the claim of a lost bee before taking it away; nothing comes back when somebody else has it locked. That may be
+-- the bee itself, suspended in the middle of a transaction: who waits for that may wait for ever.
+SELECT number, attempts, lo, hi, pid, node FROM {claims} WHERE bee = %(bee)s FOR UPDATE SKIP LOCKED;
+
 -- name: find_claim
 -- What a bee holds: read back when the answer to a claim was lost with its connection.
 SELECT c.number, c.attempts, j.pos, j.job_id, j.data::text
