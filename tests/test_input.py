@@ -7,8 +7,10 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import inspect
 import itertools
 import json
+import math
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -267,10 +269,17 @@ WHOLE = [0, -1, True, False, "4", 2.5, 2.0, None, 10**5000, -(10**5000), float("
 SECONDS = [-1, True, "30", float("nan"), float("inf"), 10**400, None, [1], 1j, ARRAY]
 SECRET = ("database", "password")
 SECRET_URI = "postgresql://u:secret@h/d"
+MEMORY = [0, -1, True, 2.5, "", "4", "4G", "GB", "-4GB", "4 XB", "0GB", "1e3GB", "4GBs", b"4GB", math.inf, "\u0664GB"]
 BAD_OPTIONS = {
     "processes": [0, -1, True, False, "four", "", "4", 2.5, 10**6, 10**5000, b"auto", [4], np.bool_(True), ARRAY],
     "max_attempts": [*WHOLE, 32001],
     "max_crashes": [*WHOLE, 32001],
+    "job_timeout": [*[value for value in SECONDS if value is not None], 0, 0.05],
+    "memory_limit": MEMORY,
+    "node_memory": [*MEMORY, None],
+    "max_failures": [0, -1, True, 2.5, "", "5", "%", "0%", "101%", "-5%", "five%", b"5%", "5 %%", math.inf],
+    "stop_after": [value for value in SECONDS if value is not None],
+    "db_patience": SECONDS,
     "max_jobs_per_bee": [value for value in WHOLE if value is not None],
     "threads_per_bee": WHOLE,
     "grace": SECONDS,
@@ -322,10 +331,30 @@ def test_secrets_are_not_shown(empty):
 def test_good_options(tmp_path):
     limits = check_limits(np.int64(2), 32000)
     assert (limits.max_attempts, type(limits.max_attempts), limits.max_crashes) == (2, int, 32000)
-    options = check_node(np.int32(3), 10**6, 0, np.float32(1.5), None, 1, tmp_path / "deep" / "er")
+    options = node_options(
+        processes=np.int32(3), max_jobs_per_bee=10**6, grace=0, lease=np.float32(1.5), log_dir=tmp_path / "deep" / "er"
+    )
     assert (options.bees, options.grace, options.lease, type(options.lease)) == (3, 0.0, 1.5, float)
     assert (tmp_path / "deep" / "er").is_dir()
-    assert check_node(None, None, Fraction(1, 2), 10**8, "fork", 1, str(tmp_path)).grace == 0.5
+    options = node_options(grace=Fraction(1, 2), lease=10**8, start_method="fork", log_dir=str(tmp_path))
+    assert (options.bees, options.grace) == (None, 0.5)
+    sizes = (("4GB", 4 * 10**9), ("512MiB", 2**29), ("1.5 kB", 1500), (np.int64(7), 7), ("10b", 10))
+    for size, meant in sizes:
+        assert node_options(processes=1, memory_limit=size).memory_limit == meant
+        assert node_options(node_memory=size).node_memory == meant
+    assert node_options().node_memory is None
+    assert node_options(max_failures="5%").max_failures == 0.05
+    assert node_options(max_failures=np.int8(5)).max_failures == 5
+
+
+def node_options(**given):
+    """As `postgres_jobset` would have them, with its defaults."""
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(postgres_jobset).parameters.items()
+        if name in inspect.signature(check_node).parameters
+    }
+    return check_node(**(defaults | given))
 
 
 class TestNothingIsLeft:

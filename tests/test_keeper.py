@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import psycopg2
@@ -13,6 +15,7 @@ import pytest
 from tests.helpers import alive, descendants, wait_until
 from workerbee import postgres_jobset
 from workerbee.job import Limits
+from workerbee.keeper import FATAL
 from workerbee.loading import set_up
 from workerbee.store import Store
 
@@ -215,3 +218,12 @@ def test_bees_are_forked_again_when_jobs_come_back(address, tmp_path):
     summary = postgres_jobset("back", job, ["a"], **address, verbose=False, processes=3, max_jobs_per_bee=1)
     assert (summary.complete, summary.failed) == (0, 1)
     assert len(set(log.read_text().split())) == 3
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL"])
+def test_a_signal_is_known_by_the_stack_that_it_leaves(name):
+    code = f"import os, signal; os.kill(os.getpid(), signal.{name})"
+    died = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert FATAL[died.stderr.splitlines()[0]] == name

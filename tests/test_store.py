@@ -79,14 +79,13 @@ def waiting(sql):
     return sql("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
 
 
-@pytest.mark.parametrize("word", ["settle_and_claim", "settle", "lose_bee"])
+@pytest.mark.parametrize("word", ["settle_and_claim", "settle"])
 def test_a_word_that_comes_while_the_claim_is_taken_away_changes_nothing(store, open_store, sql, word):
     claim = claim_one(store)
     pos = claim.jobs[0].pos
     say, told = {
         "settle_and_claim": (lambda: store.settle_and_claim(claim, {pos: 1.0}, 1, 1), (None, True)),
         "settle": (lambda: store.settle(claim.bee, claim.number, [Outcome(pos, 1.0)], LIMITS, drop=False), None),
-        "lose_bee": (lambda: store.lose_bee(claim.bee, "gone", LIMITS), []),
     }[word]
     answers = []
     thread = threading.Thread(target=lambda: answers.append(say()))
@@ -188,6 +187,7 @@ def test_complete_never_changes(store, sql):
                 seconds=1,
                 limit=1,
                 kind=failure.kind.value,
+                counter=failure.kind.counter,
                 type="",
                 message="",
                 stack="",
@@ -251,6 +251,18 @@ def test_a_claim_made_without_a_trace_goes_back_uncharged(store, sql):
     assert sql("SELECT count(*) FROM wb_failures") == [(0,)]
 
 
+def test_nobody_waits_for_a_lost_bee_that_stands_still_in_a_transaction(store, open_store):
+    claim = claim_one(store)
+    asleep = open_store()
+    with asleep.transaction():
+        asleep.run("hold_claim", bee=claim.bee)
+        with store.connection.cursor() as cursor:
+            cursor.execute("SET lock_timeout = '20s'")
+        assert store.lose_bee(claim.bee, "gone", LIMITS) == []
+    (charge,) = store.lose_bee(claim.bee, "gone", LIMITS)
+    assert charge.job_id == claim.jobs[0].job_id
+
+
 def test_a_claim_whose_answer_was_lost_is_read_back(store):
     claim = claim_one(store)
     assert store.find_claim(claim.bee) == claim
@@ -286,7 +298,8 @@ def test_claims_are_found_by_index(open_store):
     set_up(store, map(str, range(50_000)), None, lambda _: None)
     claim = store.add_bee(1, 1)
     query = store._queries["settle_and_claim"]
-    values = {"bee": claim.bee, "number": 0, "done": [3], "seconds": [0.1], "size": 1, "node": 1, "total": 50_000}
+    values = {"bee": claim.bee, "number": 0, "done": [3], "seconds": [0.1], "size": 1, "total": 50_000}
+    values |= {"node": 1, "alone": False}
     with store.connection.cursor() as cursor:
         cursor.execute("EXPLAIN (FORMAT JSON) " + query, values)
         ((plan,),) = cursor.fetchall()

@@ -368,6 +368,21 @@ def test_logs_hold_what_a_bee_said_before_it_died(address, sql, tmp_path):
     )
 
 
+@pytest.mark.parametrize(("fds", "raises"), [((1, 3), False), ((3, 4096), True)])
+def test_what_a_job_closes_does_not_take_its_bee_down(address, sql, tmp_path, fds, raises):
+    def job(job_id, _data):
+        note(tmp_path / "pids", job_id, os.getpid())
+        os.closerange(*fds)
+        if raises:
+            raise ValueError
+
+    options = {"processes": 1, "verbose": False, "log_dir": tmp_path, "max_attempts": 1}
+    summary = postgres_jobset("closed", job, map(str, range(5)), **address, **options)
+    assert summary.complete == 5 * (not raises)
+    assert sql("SELECT count(*) FROM wb_failures WHERE kind <> 'error'") == [(0,)]
+    assert len({pid for _, pid in noted(tmp_path / "pids")}) == 1
+
+
 def test_process_titles_say_what_runs_and_never_the_password(address, tmp_path):
     titles = []
 

@@ -1,37 +1,67 @@
-"""How soon to try again with a bee that died before it claimed anything, and when to stop trying."""
+"""Bees that cannot begin: how soon to try again, and when to stop trying."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+
+from workerbee.board import Board
+from workerbee.errors import NodeFailed
+from workerbee.stopping import Stopping
+from workerbee.text import ending
 
 FIRST, LONGEST = 0.1, 30.0  # seconds
-LIMIT = 5  # such deaths in a row, with nothing completed on the node in between
+LIMIT = 5  # bees in a row that died before they claimed a job, with nothing completed on the node in between
+NO_BEES = 60.0  # seconds without a single bee, since no process is to be had
 
 
 class Backoff:
-    """Such deaths are the node's, no job is to blame: a wrong library, a function that cannot be loaded."""
+    """A bee that dies before it claims anything is the node's fault, no job is to blame: a wrong library, a function
+    that cannot be loaded, no memory for one more process. When trying on is no use, the node gives up.
+    """
 
-    def __init__(self, slots: int) -> None:
-        self.until = [0.0] * slots  # for each slot, the monotonic second before which it gets no bee
-        self._in_a_row = [0] * slots
+    def __init__(self, board: Board, say: Callable[[str], None], stopping: Stopping) -> None:
+        self._board = board
+        self._say = say
+        self._stopping = stopping
+        self.until = [0.0] * len(board.slots)  # for each slot, the monotonic second before which it gets no bee
+        self._in_a_row = [0] * len(board.slots)
         self._deaths = 0
         self._completed = 0
+        self._bees_seen = time.monotonic()
 
-    def lived(self, slot: int) -> None:
-        """The slot's bee came as far as its work."""
-        self._in_a_row[slot] = 0
-
-    def died(self, slot: int, completed: int) -> float | None:
-        """A bee of `slot` died without a claim, when the node had `completed` so many jobs.
-
-        Returns the seconds until its next one, or None: there is no use in trying on.
-        """
+    def ended(self, index: int, code: int | None = None) -> None:
+        """The bee of a slot ended in order, or died with exit code `code`."""
+        slot = self._board.slots[index]
+        if code is None or slot.jobs or slot.verdict:
+            self._in_a_row[index] = 0
+            return
+        completed = self._board.completed
         self._deaths = 1 if completed > self._completed else self._deaths + 1
         self._completed = completed
+        reason = slot.read_note() or ending(code)
         if self._deaths >= LIMIT:
-            return None
+            failure = f"{LIMIT} bees in a row died before they claimed a job; the last: {reason}"
+            self._stopping.give_up(NodeFailed(failure))
+        else:
+            pause = self._put_off(index)
+            self._say(f"bee {index} died before it claimed a job ({reason}), next try in {pause:.1f} s")
+
+    def refused(self, index: int, error: OSError, bees: int) -> None:
+        """No process, descriptor or memory was to be had for the bee of a slot; there are `bees` others."""
+        now = time.monotonic()
+        if bees:
+            self._bees_seen = now
+        pause = self._put_off(index)
+        what = f"bee {index} cannot be started ({error.strerror or error})"
+        if now - self._bees_seen > NO_BEES:
+            self._stopping.give_up(NodeFailed(f"no bee could be started for {NO_BEES:.0f} s; the last try: {what}"))
+        else:
+            self._say(f"{what}, next try in {pause:.1f} s")
+
+    def _put_off(self, index: int) -> float:
         # Per slot: others that complete jobs meanwhile keep the node going, and must not keep this slot spinning.
-        pause: float = min(FIRST * 2 ** min(self._in_a_row[slot], 10), LONGEST)
-        self._in_a_row[slot] += 1
-        self.until[slot] = time.monotonic() + pause
+        pause: float = min(FIRST * 2 ** min(self._in_a_row[index], 10), LONGEST)
+        self._in_a_row[index] += 1
+        self.until[index] = time.monotonic() + pause
         return pause

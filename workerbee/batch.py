@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+SETTLING = 5.0  # seconds: the hosts' clocks differ, and the end is sharp
 
 # Only variables that a job gets, never those of an installation (SGE_ROOT, LSF_ENVDIR, _CONDOR_<SETTING>),
 # which login nodes have too. In the order of nesting: an HTCondor pilot may run inside a Slurm job, and
@@ -31,6 +35,20 @@ def batch_system(environ: Mapping[str, str] = os.environ) -> str | None:
         if any(environ.get(variable) for variable in variables):
             return system
     return None
+
+
+def seconds_left(environ: Mapping[str, str] = os.environ) -> float | None:
+    """The seconds until the batch system ends this process, at least 0; None where it does not say.
+
+    Slurm says it (since 20.11, `SLURM_JOB_END_TIME`, in seconds of the epoch). `SETTLING` of them are left out.
+    """
+    if batch_system(environ) != "Slurm":
+        return None
+    try:
+        end = float(environ["SLURM_JOB_END_TIME"])
+    except (KeyError, ValueError):
+        return None
+    return max(0.0, end - time.time() - SETTLING) if math.isfinite(end) and end > 0 else None
 
 
 def granted_cpus(environ: Mapping[str, str] = os.environ) -> tuple[str, int] | None:

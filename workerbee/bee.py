@@ -21,6 +21,7 @@ from workerbee.session import Session
 from workerbee.store import Store
 from workerbee.text import storable
 
+HOLD = 0.05  # seconds between looks at whether the node holds its bees back
 MESSAGE_LIMIT = 4_000  # characters of a failure record
 STACK_LIMIT = 16_000
 
@@ -46,7 +47,9 @@ class Bee:
     """Works for a jobset, in the process that `run()` is called in, until nothing is pending.
 
     What it does stands in slot `index` of the board, so that nothing is lost when it dies; `read_log` gives what
-    the running job has written to the bee's log; `tidy` is called after each call of the function.
+    the running job has written to the bee's log; `tidy` is called after each call of the function. It ends after
+    `most_jobs` jobs, and after `most_errors` errors in a row: they may be its own, left by a job that used up its
+    descriptors.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Bee:
         witness: Witness,
         *,
         most_jobs: int | None = None,
+        most_errors: int | None = None,
         read_log: Callable[[], str] = str,
         tidy: Callable[[], None] = lambda: None,
     ) -> None:
@@ -69,6 +73,8 @@ class Bee:
         self._limits = limits
         self._witness = witness
         self._most_jobs = most_jobs
+        self._most_errors = most_errors
+        self._errors = 0  # in a row
         self._read_log = read_log
         self._tidy = tidy
         self._pid = os.getpid()
@@ -113,8 +119,11 @@ class Bee:
 
     def _advance(self) -> bool:
         """Settle what is done and hold the next claim; False when nothing is pending."""
-        while self._reason_to_end() is None:
+        while self._may_claim():
             following, pending = self._session.call(self._settle_and_claim, again=self._read_back)
+            if following is None:
+                # A statement that we had given up for lost may have been slow: then the next claim is ours.
+                following = self._session.call(lambda store: store.find_claim(self._claim.bee))
             if following is None:
                 # Our node was taken for dead, and the claim was given away: our word counts no more.
                 self._register()
@@ -128,7 +137,8 @@ class Bee:
         return True
 
     def _settle_and_claim(self, store: Store) -> tuple[Claim | None, bool]:
-        return store.settle_and_claim(self._claim, self._done, 1, self._header.node)
+        header = self._header
+        return store.settle_and_claim(self._claim, self._done, 1, header.node, alone=not header.others)
 
     def _read_back(self, store: Store) -> tuple[Claim | None, bool]:
         # The connection broke after the statement was sent: the claim's number tells whether it was committed.
@@ -151,13 +161,25 @@ class Bee:
         self._slot.completed += len(self._done)
         for charge in charges:
             self._slot.failed += charge.state is State.FAILED
+            self._slot.strikes += charge.attempt == 1
+            self._errors += 1
             self._witness.charged(charge)
         self._hold(Claim(claim.bee, claim.number + 1))
+
+    def _may_claim(self) -> bool:
+        """Whether there is no reason to end, after waiting for as long as the node holds its bees back."""
+        if self._header.hold > monotonic() and self._done:
+            self._settle([], drop=False)
+        while self._header.hold > monotonic() and self._reason_to_end() is None:
+            time.sleep(HOLD)
+        return self._reason_to_end() is None
 
     def _reason_to_end(self) -> Phase | None:
         if self._header.stop or self._stopped:
             return Phase.STOPPED
         if self._most_jobs is not None and self._slot.jobs >= self._most_jobs:
+            return Phase.SPENT
+        if self._most_errors is not None and self._errors >= self._most_errors:
             return Phase.SPENT
         return None
 
@@ -199,6 +221,8 @@ class Bee:
             return Outcome(job.pos, seconds, failure)
         self._done[job.pos] = slot.done[job.pos - slot.lo] = seconds
         slot.pos = 0
+        slot.learn(seconds)
+        self._errors = 0
         self._witness.completed(job)
         return None
 

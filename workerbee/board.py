@@ -24,14 +24,15 @@ class Phase(enum.IntEnum):
     EMPTY = 0  # no bee
     ALIVE = 1  # a bee's process exists
     NO_WORK = 2  # the bee ended itself: nothing was pending
-    SPENT = 3  # the bee ended itself: it ran as many jobs as one may
+    SPENT = 3  # the bee ended itself: it ran as many jobs as one may, or too many failed in a row
     STOPPED = 4  # the bee ended itself: it was told to
     DEAD = 5  # the bee died; what it held has not been settled yet
 
 
 EDGES = {
     Phase.EMPTY: {Phase.ALIVE},  # the supervisor starts a bee
-    Phase.ALIVE: {Phase.NO_WORK, Phase.SPENT, Phase.STOPPED, Phase.DEAD},  # the bee; DEAD: whoever saw it die
+    # The bee; DEAD: whoever saw it die; EMPTY: the supervisor, when it could not be started at all
+    Phase.ALIVE: {Phase.NO_WORK, Phase.SPENT, Phase.STOPPED, Phase.DEAD, Phase.EMPTY},
     Phase.NO_WORK: {Phase.EMPTY},  # the supervisor, once the process is gone
     Phase.SPENT: {Phase.EMPTY},
     Phase.STOPPED: {Phase.EMPTY},
@@ -39,18 +40,34 @@ EDGES = {
 }
 
 
+class Verdict(enum.IntEnum):
+    """Why the supervisor had a bee killed."""
+
+    NONE = 0  # it did not: the bee died of itself
+    ORDERED = 1  # its job is not to blame, and goes back
+    TIMEOUT = 2  # the running job took longer than it may
+    MEMORY = 3  # the running job took more memory than it may
+
+
 class Header(ctypes.Structure):
     """What all of a node's processes need to know."""
 
-    stop: int  # set by the supervisor: claim no more
+    stop: int  # set by the supervisor, or with `refused`: claim no more
     closing: int  # set by the supervisor: no bee is left, the keeper may end the node
     node: int  # its row in wb_nodes
     total: int  # the jobset's counts as the keeper last read them, at `counted` (monotonic seconds)
     pending: int
     claimed: int
     failed: int
+    offered: int
+    others: int
+    failed_here: int  # what `Board.failed` was then
     counted: float
+    seen: float  # when the keeper was last at work
     away: float  # since when the keeper has had no database, in monotonic seconds; 0 while it has one
+    hold: float  # set by the supervisor: bees claim nothing before this monotonic second
+    refused: int  # set by the keeper or a bee: the database refuses what no waiting will change
+    _why: bytes  # the last that the database said against it
     _fields_ = [
         ("stop", ctypes.c_int64),
         ("closing", ctypes.c_int64),
@@ -59,9 +76,28 @@ class Header(ctypes.Structure):
         ("pending", ctypes.c_int64),
         ("claimed", ctypes.c_int64),
         ("failed", ctypes.c_int64),
+        ("offered", ctypes.c_int64),
+        ("others", ctypes.c_int64),
+        ("failed_here", ctypes.c_int64),
         ("counted", ctypes.c_double),
+        ("seen", ctypes.c_double),
         ("away", ctypes.c_double),
+        ("hold", ctypes.c_double),
+        ("refused", ctypes.c_int64),
+        ("_why", ctypes.c_char * 1024),
     ]
+
+    def write_why(self, text: str) -> None:
+        self._why = _fitting(text, 1023)
+
+    def refuse(self, why: str) -> None:
+        """Let the node end, since the database refuses it."""
+        if not self.refused:
+            self.write_why(why)
+            self.refused = self.stop = 1
+
+    def read_why(self) -> str:
+        return self._why.decode("utf-8", "ignore")
 
 
 class Slot(ctypes.Structure):
@@ -70,7 +106,9 @@ class Slot(ctypes.Structure):
     _phase: int
     pid: int
     exit_code: int  # of a DEAD bee: negative for a signal
-    ordered: int  # the supervisor had this bee killed: its job is not to blame
+    _verdict: int
+    _accused: int  # what `jobs` was when the verdict was given
+    reason: bytes  # of the verdict, for people
     bee: int  # its row in wb_claims__<id>; 0 before it has one
     number: int  # the claim that `done` speaks of
     lo: int  # that claim's first position, and how many it has
@@ -83,13 +121,18 @@ class Slot(ctypes.Structure):
     completed: int  # jobs that became COMPLETE, that became FAILED, bees that died in a job: over the slot's life
     failed: int
     crashed: int
+    strikes: int  # jobs whose first attempt failed here, over the slot's life
+    mean: float  # of the seconds that jobs take, and how far they are from it: the later ones count more
+    deviation: float
     note: bytes  # a dying bee's last words
     done: Any  # per position of the claim: the seconds it took to complete, below 0 while it has not
     _fields_ = [
         ("_phase", ctypes.c_int64),
         ("pid", ctypes.c_int64),
         ("exit_code", ctypes.c_int64),
-        ("ordered", ctypes.c_int64),
+        ("_verdict", ctypes.c_int64),
+        ("_accused", ctypes.c_int64),
+        ("reason", ctypes.c_char * 256),
         ("bee", ctypes.c_int64),
         ("number", ctypes.c_int64),
         ("lo", ctypes.c_int64),
@@ -102,6 +145,9 @@ class Slot(ctypes.Structure):
         ("completed", ctypes.c_int64),
         ("failed", ctypes.c_int64),
         ("crashed", ctypes.c_int64),
+        ("strikes", ctypes.c_int64),
+        ("mean", ctypes.c_double),
+        ("deviation", ctypes.c_double),
         ("note", ctypes.c_char * 1024),
         ("done", ctypes.c_float * BATCH),
     ]
@@ -118,15 +164,43 @@ class Slot(ctypes.Structure):
 
     def clear(self) -> None:
         """Forget the last bee; the counts over the slot's life stay."""
-        self.pid = self.exit_code = self.ordered = self.bee = self.number = self.lo = self.size = self.pos = (
-            self.jobs
-        ) = 0
-        self.job_id = self.note = b""
-        self.log_start = 0
+        self.pid = self.exit_code = self.bee = self.number = self.lo = self.size = self.pos = self.jobs = 0
+        self.job_id = self.note = self.reason = b""
+        self.log_start = self._verdict = self._accused = 0
+
+    def condemn(self, verdict: Verdict, reason: str = "") -> None:
+        """Say why this bee is killed; the first verdict stays."""
+        if not self._verdict:
+            self.reason = reason.encode()[:255]
+            self._accused = self.jobs
+            self._verdict = verdict
+
+    @property
+    def verdict(self) -> Verdict:
+        """Why this bee was killed. If by then it was through with the accused job, no job is to blame."""
+        if self._verdict and self._accused != self.jobs:
+            return Verdict.ORDERED
+        return Verdict(self._verdict)
+
+    def read_reason(self) -> str:
+        return self.reason.decode("utf-8", "ignore")
+
+    def learn(self, seconds: float) -> None:
+        """A job took so long. The estimate is that of TCP's retransmission timer (Jacobson 1988, RFC 6298)."""
+        if not self.mean:
+            self.mean, self.deviation = seconds, seconds / 2
+        else:
+            self.deviation += (abs(seconds - self.mean) - self.deviation) / 4
+            self.mean += (seconds - self.mean) / 8
+
+    @property
+    def usual(self) -> float:
+        """Seconds within which nearly every job has been through; 0 when none was."""
+        return self.mean + 4 * self.deviation
 
     def write_note(self, text: str) -> None:
         """Leave `text` for whoever finds this bee dead."""
-        self.note = text.encode("utf-8", "backslashreplace").replace(b"\0", b"")[:1023]
+        self.note = _fitting(text, 1023)
 
     def read_note(self) -> str:
         return self.note.decode("utf-8", "ignore")
@@ -168,5 +242,18 @@ class Board:
         return sum(slot.failed for slot in self.slots)
 
     @property
+    def strikes(self) -> int:
+        return sum(slot.strikes for slot in self.slots)
+
+    @property
+    def usual(self) -> float:
+        """Seconds within which nearly every job has been through, in the slot where they take longest."""
+        return max(slot.usual for slot in self.slots)
+
+    @property
     def crashed(self) -> int:
         return sum(slot.crashed for slot in self.slots)
+
+
+def _fitting(text: str, size: int) -> bytes:
+    return text.encode("utf-8", "backslashreplace").replace(b"\0", b"")[:size]

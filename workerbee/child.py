@@ -25,6 +25,9 @@ from workerbee import orphans
 from workerbee.forked import Forked
 from workerbee.shared import NamelessFile
 
+# Nobody else uses it: a job may have its own idea of SIGUSR1.
+STACK_SIGNAL = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
+EXPENDABLE = 500  # of 1000: how much rather than others the kernel should kill this one when memory is short
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 THREAD_VARIABLES = (
@@ -43,6 +46,7 @@ class Birth:
 
     parent: int
     die_with_parent: bool = False
+    expendable: bool = False
     mark: str = ""
     stdout: Connection | None = None
     stderr: Connection | None = None
@@ -98,6 +102,12 @@ class Child:
         """Like `poll`, after at most `seconds`."""
         self._process.join(seconds)
         return self.poll()
+
+    def ask_for_stack(self) -> None:
+        """Have it write the Python stacks of its threads, as a crash would; stopped or in C code, too."""
+        for number in (STACK_SIGNAL, signal.SIGCONT):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """Kill it, and all in its group."""
@@ -173,10 +183,13 @@ def _begin(method: str, birth: Birth, close: Sequence[int]) -> None:
         with contextlib.suppress(OSError):
             os.close(fd)
     _reset_signals()
+    if birth.expendable:
+        _be_expendable()
     _redirect(birth)
     if birth.stack is not None:
         birth.stack.empty()
         faulthandler.enable(birth.stack.fd)
+        faulthandler.register(STACK_SIGNAL, birth.stack.fd)
     if birth.mark:
         orphans.wear(orphans.bee_mark(birth.mark, os.getpid()))
     if birth.threads is not None:
@@ -197,6 +210,12 @@ def _die_with_parent(method: str, parent: int) -> None:
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if method != "forkserver" and os.getppid() != parent:
         os._exit(1)  # it died before we asked to be told
+
+
+def _be_expendable() -> None:
+    own = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError):  # no Linux
+        own.write_text(str(min(1000, int(own.read_text()) + EXPENDABLE)))
 
 
 def _reset_signals() -> None:

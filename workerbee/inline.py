@@ -11,15 +11,19 @@ import threading
 import time
 from collections.abc import Iterator
 
-from workerbee.bee import Bee, Interrupted, Witness
-from workerbee.board import Phase
+from workerbee.bee import Bee, Interrupted
+from workerbee.board import Phase, Verdict
 from workerbee.brood import LAST_WORDS
 from workerbee.child import Child
+from workerbee.curfew import settling
+from workerbee.display import Mute, Narrator
+from workerbee.errors import DatabaseError
 from workerbee.job import Charge, Job
 from workerbee.lives import pausing
 from workerbee.node import Node
 from workerbee.session import Session
 from workerbee.signals import Signals, noted
+from workerbee.stopping import Stopping
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between looks at what others still hold
 LOOK_AFTER_KEEPER = 1.0
@@ -29,10 +33,11 @@ class Inline:
     """Runs `node` with a single bee here, telling `witness`.
 
     The first stop signal lets the running job finish within the node's `grace`; the second, or the end of the
-    grace, raises in the middle of it. A job in C code that never comes back cannot be interrupted.
+    grace, raises in the middle of it, and so does the end of the node's time. A job in C code that never comes back
+    cannot be interrupted.
     """
 
-    def __init__(self, node: Node, witness: Witness) -> None:
+    def __init__(self, node: Node, witness: Narrator | Mute) -> None:
         self._node = node
         self._witness = witness
         self._slot = node.board.slots[0]
@@ -41,21 +46,26 @@ class Inline:
         self._keeper_seen = 0.0
         self._timer: threading.Timer | None = None
         self._interruptible = False
+        self._duties = node.duties(Stopping(node.board, 0, witness.say))
+        self._is_over = False
 
     def run(self) -> signal.Signals | None:
-        """Work until there is no more; returns the signal that ended it before."""
+        """Work until there is no more; returns the signal that ended it before. Raises `DatabaseError` when the
+        database refuses what the bee or its keeper needs, or stays away."""
         work = self._node.work
         work.title("bee")
         self._look_after_keeper()
         with noted(self._stop) as signals, _stacks_to(self._node.board.stacks[0].fd):
             pause = pausing(self._node.board, signals.wait)
-            session = Session(work.address, work.jobset_id, f"workerbee {work.jobset_id} bee", pause)
+            name = f"workerbee {work.jobset_id} bee"
+            session = Session(work.address, work.jobset_id, name, pause, patience=work.options.db_patience)
             bee = Bee(session, self._node.board, 0, work.function.function, work.limits, self)
+            self._set_timer()
             try:
                 self._interruptible = True
                 self._work(bee, session, signals)
             except Interrupted:
-                self._slot.ordered = 1  # the keeper gives the job back
+                self._slot.condemn(Verdict.ORDERED)  # the keeper gives the job back
             finally:
                 self._interruptible = False
                 if self._timer:
@@ -64,19 +74,24 @@ class Inline:
                     self._slot.move(Phase.DEAD)
                 session.close()
                 self._close()
+        if self._header.refused:
+            raise DatabaseError(self._header.read_why())
         return signals.stops[0] if signals.stops else None
 
     # What the bee does is passed on to the witness, and is an occasion to look after the keeper.
 
     def claimed(self, job: Job) -> None:
         self._look_after_keeper()
+        self._look_after_duties()
         self._witness.claimed(job)
 
     def completed(self, job: Job) -> None:
         self._witness.completed(job)
+        self._look_after_duties()
 
     def charged(self, charge: Charge) -> None:
         self._witness.charged(charge)
+        self._look_after_duties()
 
     def _work(self, bee: Bee, session: Session, signals: Signals) -> None:
         pause = FIRST_PAUSE
@@ -86,27 +101,52 @@ class Inline:
             self._slot.move(bee.run())
             self._slot.clear()
             self._slot.move(Phase.EMPTY)
-            counts = session.call(lambda store: store.counts())
-            while not counts.pending and not self._header.stop:
+            counts = session.call(lambda store: store.counts(self._header.node))
+            while not counts.offered and not self._header.stop:
                 if counts.finished:
                     return
                 self._look_after_keeper()
+                self._look_after_duties()
                 signals.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
-                counts = session.call(lambda store: store.counts())
+                counts = session.call(lambda store: store.counts(self._header.node))
 
     def _stop(self, signals: Signals) -> None:
         self._header.stop = 1
+        if self._is_over:
+            signals.stops.pop()  # it was ours
         if not self._interruptible:
             return
-        if len(signals.stops) > 1:
+        if self._is_over or len(signals.stops) > 1:
             raise Interrupted
-        # The end of the grace comes as a second signal, to the thread that the job may be sleeping in.
+        self._interrupt(self._node.work.options.grace, signals.stops[0])
+
+    def _set_timer(self) -> None:
+        until = self._node.work.options.until
+        # Elsewhere there is no handler of ours, and the signal would be the caller's.
+        is_ours = threading.current_thread() is threading.main_thread()
+        if until is not None and is_ours and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+            left = until - time.monotonic()
+            self._interrupt(left - settling(left), signal.SIGTERM)
+
+    def _interrupt(self, seconds: float, number: int) -> None:
+        """Raise in the running job after so many seconds, if it has not ended by then."""
+        # As a signal, to the thread that the job may be sleeping in.
         main = threading.get_ident()
-        grace = self._node.work.options.grace
-        self._timer = threading.Timer(grace, lambda: signal.pthread_kill(main, signals.stops[0]))
+
+        def interrupt() -> None:
+            self._is_over = True
+            signal.pthread_kill(main, number)
+
+        if self._timer:
+            self._timer.cancel()
+        self._timer = threading.Timer(max(0.0, seconds), interrupt)
         self._timer.daemon = True
         self._timer.start()
+
+    def _look_after_duties(self) -> None:
+        for duty in self._duties:
+            duty.look()
 
     def _look_after_keeper(self) -> None:
         now = time.monotonic()
@@ -116,7 +156,9 @@ class Inline:
         if self._keeper is None or self._keeper.poll() is not None:
             if self._keeper is not None:
                 self._keeper.close()
-            self._keeper = self._node.start_keeper()
+                self._keeper = None
+            with contextlib.suppress(OSError):  # no process is to be had: the next look tries again
+                self._keeper = self._node.start_keeper()
 
     def _close(self) -> None:
         self._header.closing = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 JobFunction = Callable[[str, dict[str, Any]], object]
@@ -29,13 +29,20 @@ class Kind(str, enum.Enum):
     """How an attempt failed."""
 
     ERROR = "error"  # the function raised
+    TIMEOUT = "timeout"  # it ran for longer than it may, and its bee was killed
     CRASH = "crash"  # it took its bee down, by a signal or by leaving the process
+    MEMORY = "memory"  # its bee used more memory than it may, and was killed
     LOST = "lost"  # its node went silent or died, so nobody knows how far it came
+
+    @property
+    def counter(self) -> str:
+        """The job's count that this kind adds to: a hang is an error that says nothing, a glutton as good as dead."""
+        return {"error": "errors", "timeout": "errors", "lost": "losses"}.get(self.value, "crashes")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How many failed attempts of each kind a job may have; with the last one it is FAILED."""
+    """How many failed attempts a job may have by each counter of `Kind`; with the last one it is FAILED."""
 
     max_attempts: int = 3
     max_crashes: int = 3
@@ -43,7 +50,8 @@ class Limits:
 
     def of(self, kind: Kind) -> int:
         """The limit that an attempt of this `kind` counts against."""
-        return {Kind.ERROR: self.max_attempts, Kind.CRASH: self.max_crashes, Kind.LOST: self.max_losses}[kind]
+        limits = {"errors": self.max_attempts, "crashes": self.max_crashes, "losses": self.max_losses}
+        return limits[kind.counter]
 
 
 @dataclass(frozen=True)
@@ -88,10 +96,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Charge:
-    """A failure after it was counted: the job's `count` of this kind so far, of `limit`; `state` since then."""
+    """A failure after it was counted: the job's `count` by this counter so far, of `limit`; `state` since then.
+
+    `attempt` counts the job's failed attempts of every kind.
+    """
 
     job_id: str
     failure: Failure
+    attempt: int
     count: int
     limit: int
     state: State
@@ -99,12 +111,17 @@ class Charge:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many jobs of a jobset are in each state, all at one instant."""
+    """How many jobs of a jobset are in each state, all at one instant.
+
+    For the node that asks, `offered` of the pending ones may be claimed, and `others` is how many nodes live beside it.
+    """
 
     total: int
     pending: int
     claimed: int
     failed: int
+    offered: int = field(default=0, compare=False)
+    others: int = field(default=0, compare=False)
 
     @property
     def complete(self) -> int:

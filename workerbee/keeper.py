@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from workerbee.board import Board, Phase, Slot
+from workerbee.board import Board, Phase, Slot, Verdict
 from workerbee.job import Charge, Failure, Kind, Limits, Outcome, State
+from workerbee.memory import oom_kills
 from workerbee.orphans import is_alive
 from workerbee.session import Session
 from workerbee.text import ending, storable
@@ -29,6 +30,7 @@ FATAL = {
     "Fatal Python error: Segmentation fault": "SIGSEGV",
     "Fatal Python error: Aborted": "SIGABRT",
     "Fatal Python error: Bus error": "SIGBUS",
+    "Fatal Python error: Floating point exception": "SIGFPE",  # before Python 3.13
     "Fatal Python error: Floating-point exception": "SIGFPE",
     "Fatal Python error: Illegal instruction": "SIGILL",
 }
@@ -47,17 +49,23 @@ class Reporter(Protocol):
         """The board has new counts."""
 
 
+class Abandoned(Exception):  # noqa: N818 - the end of a wait
+    """The supervisor is dead, and the database has been away for as long as the node would have waited."""
+
+
 class Watch:
     """Sleeps until the next duty, a wake, or the supervisor's death; then `end_processes()` kills what it left.
 
-    That cannot wait until the database answers, so the session of the keeper sleeps here, too.
+    That cannot wait until the database answers, so the session of the keeper sleeps here, too: for `patience` seconds
+    once it is alone.
     """
 
-    def __init__(self, supervisor: int, wake: int, end_processes: Callable[[], None]) -> None:
+    def __init__(self, supervisor: int, wake: int, end_processes: Callable[[], None], patience: float) -> None:
         self._supervisor = supervisor
         self._wake = wake
         self._end_processes = end_processes
-        self._died = False
+        self._patience = patience
+        self._died = 0.0  # when, in monotonic seconds
         self._pidfd: int | None = None
         if hasattr(os, "pidfd_open"):
             # No such process: `supervisor_died` will find that out.
@@ -73,22 +81,25 @@ class Watch:
         return self._wake in ready and bool(os.read(self._wake, 4096))
 
     def pause(self, seconds: float) -> None:
-        """Sleep while the database is away."""
+        """Sleep while the database is away. Raises `Abandoned`."""
         deadline = time.monotonic() + seconds
         while not self.supervisor_died() and (left := deadline - time.monotonic()) > 0:
             self.wait(left)
+        if self._died and time.monotonic() - self._died > self._patience:
+            raise Abandoned
         time.sleep(max(0.0, deadline - time.monotonic()))
 
     def supervisor_died(self) -> bool:
         """Whether the supervisor is dead; the first time that it is, what it left is killed."""
-        if not self._died:
-            if self._pidfd is not None:
-                self._died = bool(select.select([self._pidfd], [], [], 0)[0])
-            else:
-                self._died = not is_alive(self._supervisor)
-            if self._died:
-                self._end_processes()
-        return self._died
+        if not self._died and self._is_gone():
+            self._died = time.monotonic()
+            self._end_processes()
+        return bool(self._died)
+
+    def _is_gone(self) -> bool:
+        if self._pidfd is not None:
+            return bool(select.select([self._pidfd], [], [], 0)[0])
+        return not is_alive(self._supervisor)
 
 
 class Keeper:
@@ -118,13 +129,16 @@ class Keeper:
         self._watch = watch
         self._reporter = reporter
         self._read_log = read_log
+        self._oom_kills = oom_kills()
         self._next_beat = 0.0
         self._next_count = 0.0
+        self._beaten = self._listening = 0.0
         self._count_pause = 0.1
 
     def run(self) -> None:
         """Keep house until the supervisor closes the node, or is dead."""
         while not (self._header.closing and self._all_settled()):
+            self._header.seen = time.monotonic()
             self._beat()
             self._settle_dead()
             self._count()
@@ -140,14 +154,22 @@ class Keeper:
         if now < self._next_beat:
             return
         self._session.call(lambda store: store.beat_node(self._header.node, os.getpid()))
+        ended = time.monotonic()
+        if ended - self._beaten > self._lease / 2:
+            self._listening = ended
+        self._beaten = ended
         self._rescue()
         self._next_beat = now + self._lease / 4
 
     def _settle_dead(self) -> None:
         for index, slot in enumerate(self._board.slots):
             if slot.phase is Phase.DEAD:
-                charge = self._settle(slot, None if slot.ordered else self._crash(index, slot))
-                slot.crashed += charge is not None
+                charge = self._settle(slot, self._failure(index, slot))
+                if charge is not None:
+                    is_crash = charge.failure.kind is Kind.CRASH
+                    slot.crashed += is_crash
+                    # Where no other node could do better, waiting helps no job that crashes.
+                    slot.strikes += charge.attempt == 1 and (not is_crash or self._header.others > 0)
                 slot.clear()
                 slot.move(Phase.EMPTY)
                 self._reporter.died(index, charge)
@@ -169,19 +191,25 @@ class Keeper:
             return charge
         return None
 
-    def _crash(self, index: int, slot: Slot) -> Failure:
-        code = slot.exit_code
+    def _failure(self, index: int, slot: Slot) -> Failure | None:
+        """What the job that ran in a dead bee is charged with, if that is to blame."""
+        verdict, code = slot.verdict, slot.exit_code
+        stack, log = self._stack(index), storable(self._read_log(index, slot.log_start), STACK_LIMIT)
+        if verdict is Verdict.ORDERED:
+            return None
+        if verdict is not Verdict.NONE:
+            kind = Kind.TIMEOUT if verdict is Verdict.TIMEOUT else Kind.MEMORY
+            return Failure(kind, kind.value, slot.read_reason(), stack, log=log)
         message = f"its bee died: {ending(code)}"
         if code == -signal.SIGKILL:
-            message += ", sent by nobody here (the kernel, when memory is short, or a person)"
-        return Failure(
-            Kind.CRASH,
-            ending(code) if code < 0 else "exit",
-            message,
-            self._stack(index),
-            exit_code=code,
-            log=storable(self._read_log(index, slot.log_start), STACK_LIMIT),
-        )
+            message += ", sent by nobody here" + self._killer()
+        return Failure(Kind.CRASH, ending(code) if code < 0 else "exit", message, stack, exit_code=code, log=log)
+
+    def _killer(self) -> str:
+        before, self._oom_kills = self._oom_kills, oom_kills()
+        if self._oom_kills > before:
+            return f" but the kernel, since memory was short (its oom_kill count rose by {self._oom_kills - before})"
+        return " (a person, or a batch system)"
 
     def _stack(self, index: int) -> str:
         return storable(self._board.stacks[index].tail(STACK_LIMIT), STACK_LIMIT)
@@ -193,8 +221,9 @@ class Keeper:
         for bee, pids in session.call(lambda store: store.machine_bees(node, self._machine)):
             if not any(map(is_alive, pids)):
                 self._lose(bee, "its node on this machine is dead")
-        # After an outage of the database every node looks silent. Only who could have heard them may judge.
-        if time.monotonic() - session.since < self._lease:
+        # After an outage every node looks silent, and also when the database only kept all of us waiting. Only who
+        # could have heard the others may judge.
+        if time.monotonic() - max(session.since, self._listening) < self._lease:
             return
         for bee, host in session.call(lambda store: store.silent_bees(node)):
             self._lose(bee, f"its node on {host} was silent for longer than its lease")
@@ -210,10 +239,11 @@ class Keeper:
         header = self._header
         # Before asking: the counts speak of nothing that happens after it.
         asked = time.monotonic()
-        counts = self._session.call(lambda store: store.counts())
-        waiting = not any(slot.phase is Phase.ALIVE for slot in self._board.slots) and not counts.pending
+        counts = self._session.call(lambda store: store.counts(header.node))
+        waiting = not any(slot.phase is Phase.ALIVE for slot in self._board.slots) and not counts.offered
         header.total, header.pending = counts.total, counts.pending
-        header.claimed, header.failed = counts.claimed, counts.failed
+        header.claimed, header.failed, header.failed_here = counts.claimed, counts.failed, self._board.failed
+        header.offered, header.others = counts.offered, counts.others
         header.counted = asked
         self._reporter.counted()
         self._count_pause = min(2 * self._count_pause, LONGEST_COUNT_PAUSE) if waiting else 0.1
@@ -231,9 +261,9 @@ class Keeper:
                 slot.move(Phase.DEAD)
             if slot.phase is Phase.DEAD:
                 stack = self._stack(index)
+                said = stack.partition("\n")[0]
                 # Only a process that crashed had the time to write one.
-                if stack:
-                    said = stack.splitlines()[0]
+                if said.startswith("Fatal"):
                     failure = Failure(Kind.CRASH, FATAL.get(said, "crash"), said, stack)
                 else:
                     failure = Failure(Kind.LOST, "lost", "its supervisor died")

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import pickle
+import random
 import signal
 import socket
 import sys
@@ -23,17 +24,18 @@ from setproctitle import setproctitle
 from workerbee import embedded, orphans
 from workerbee.address import Address
 from workerbee.bee import Bee, Interrupted
-from workerbee.board import Board, Phase
+from workerbee.board import Board, Phase, Verdict
 from workerbee.child import kill_group
 from workerbee.errors import DatabaseError, InvalidType
 from workerbee.events import Event, Sender
 from workerbee.job import Charge, Job, JobFunction, Limits
-from workerbee.keeper import Keeper, Watch
+from workerbee.keeper import Abandoned, Keeper, Watch
 from workerbee.options import NodeOptions
 from workerbee.session import Session
 from workerbee.text import printable
 
 LOG_TAIL = 16_000  # bytes of a bee's log that go into a failure's record
+MOST_ERRORS = 3  # in a row, before a bee is replaced: they may be its own
 
 
 class Portable:
@@ -148,12 +150,14 @@ class _Reporter:
     def counted(self) -> None:
         self._sender.send(Event())
 
-    def outage(self, away: bool) -> None:
+    def outage(self, why: str) -> None:
         header = self._work.board.header
-        if away != bool(header.away):
-            header.away = time.monotonic() if away else 0.0
+        header.seen = time.monotonic()
+        if bool(why) != bool(header.away):
+            header.write_why(why)
+            header.away = time.monotonic() if why else 0.0
             self._sender.send(Event())
-        if away and self._work.address.embedded:
+        if why and self._work.address.embedded:
             # Nobody else would start it again: its warden only stops it.
             with contextlib.suppress(DatabaseError):
                 embedded.start()
@@ -171,7 +175,11 @@ def live_as_bee(work: Work, index: int) -> None:
     try:
         slot.move(_make_bee(work, index).run())
     except Interrupted:
-        slot.ordered = 1  # told to stop while the database was away: the keeper settles what is on the board
+        # Told to stop while the database was away: the keeper settles what is on the board.
+        slot.condemn(Verdict.ORDERED)
+    except DatabaseError as error:
+        slot.condemn(Verdict.ORDERED)
+        work.board.header.refuse(str(error))
     except Exception as error:
         slot.write_note(f"{type(error).__name__}: {error}")
         raise
@@ -182,13 +190,14 @@ def _make_bee(work: Work, index: int) -> Bee:
     reporter = _Reporter(work, index)
     name = f"workerbee {work.jobset_id} bee {index}"
     bee = Bee(
-        Session(work.address, work.jobset_id, name, pausing(work.board, time.sleep), math.inf),
+        Session(work.address, work.jobset_id, name, pausing(work.board, time.sleep), patience=math.inf),
         work.board,
         index,
         work.function.function,
         work.limits,
         reporter,
-        most_jobs=work.options.max_jobs_per_bee,
+        most_jobs=_most_jobs(work.options.max_jobs_per_bee),
+        most_errors=MOST_ERRORS,
         read_log=reporter.read_log,
         tidy=_stop_timers,
     )
@@ -197,6 +206,11 @@ def _make_bee(work: Work, index: int) -> Bee:
         signal.signal(number, lambda *_: bee.stop())
     os.register_at_fork(after_in_child=_forget_handlers)
     return bee
+
+
+def _most_jobs(limit: int | None) -> int | None:
+    # Not all at once: a node whose bees all start again together does nothing meanwhile.
+    return None if limit is None else random.randint(math.ceil(0.75 * limit), limit)
 
 
 def _stop_timers() -> None:
@@ -227,12 +241,13 @@ def live_as_keeper(work: Work, wake: Connection) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends when the supervisor says so, or is dead
     work.title("keeper")
-    watch = Watch(work.supervisor, wake.fileno(), lambda: _end_processes(work))
+    patience = work.options.db_patience
+    watch = Watch(work.supervisor, wake.fileno(), lambda: _end_processes(work), patience)
     reporter = _Reporter(work, 0)
     name = f"workerbee {work.jobset_id} keeper"
     # The supervisor decides how long to be patient, for all of the node.
     keeper = Keeper(
-        Session(work.address, work.jobset_id, name, watch.pause, math.inf, reporter.outage),
+        Session(work.address, work.jobset_id, name, watch.pause, patience=math.inf, outage=reporter.outage),
         watch,
         work.board,
         work.limits,
@@ -241,7 +256,12 @@ def live_as_keeper(work: Work, wake: Connection) -> None:
         reporter,
         work.read_log,
     )
-    keeper.run()
+    try:
+        keeper.run()
+    except Abandoned:
+        pass  # the next node, or the lease, sees to the claims
+    except DatabaseError as error:
+        work.board.header.refuse(str(error))
 
 
 def _end_processes(work: Work) -> None:

@@ -10,18 +10,24 @@ from multiprocessing import Pipe
 
 from setproctitle import getproctitle, setproctitle
 
+from workerbee import memory
 from workerbee.address import Address
 from workerbee.board import Board
+from workerbee.brood import Brood
 from workerbee.child import Birth, Child
+from workerbee.curfew import Curfew, FailureLimit
 from workerbee.display import Quiet
 from workerbee.events import Receiver
+from workerbee.guards import MemoryGuard, TimeGuard
+from workerbee.housekeeping import Housekeeping
 from workerbee.job import JobFunction, Limits
 from workerbee.lives import Portable, Work, live_as_bee, live_as_keeper
 from workerbee.options import NodeOptions
 from workerbee.output import Output
-from workerbee.session import PATIENCE
-from workerbee.signals import noted
-from workerbee.supervisor import Supervisor
+from workerbee.probation import Probation
+from workerbee.signals import Signals, noted
+from workerbee.stopping import Stopping
+from workerbee.supervisor import Duty, Supervisor
 
 
 class Node:
@@ -43,7 +49,7 @@ class Node:
             os.set_blocking(end.fileno(), False)
         self.board = Board(options.bees or 1)
         self.board.header.node = row
-        self._supervisor: Supervisor | None = None
+        self._brood: Brood | None = None
         self._title = getproctitle()
         self.work = Work(
             address,
@@ -64,24 +70,45 @@ class Node:
             work.function.packed()  # raises now, in the caller's face, not in every bee
         work.title("supervisor")
         with noted() as signals:
-            self._supervisor = Supervisor(
-                self.board,
-                lambda index: self._start_bee(index, display),
-                self.start_keeper,
-                self.wake,
-                self._receiver,
-                signals,
-                display,
-                work.mark,
-                work.options.grace,
-                PATIENCE,
-            )
+            supervisor = self._make_supervisor(signals, display)
             display.watch(self.board)
             try:
-                self._supervisor.run()
+                supervisor.run()
             finally:
                 display.close()
         return signals.stops[0] if signals.stops else None
+
+    def _make_supervisor(self, signals: Signals, display: Quiet) -> Supervisor:
+        board, options = self.board, self.work.options
+        stopping = Stopping(board, options.grace, display.say)
+        self._brood = brood = Brood(self.work.mark)
+        guard = MemoryGuard(board, brood, options.memory_limit, memory.gauges(options.node_memory), display.say)
+        duties: list[Duty] = [Probation(board, display.say), guard, *self.duties(stopping)]
+        if options.job_timeout is not None:
+            duties.append(TimeGuard(board, brood, options.job_timeout))
+        return Supervisor(
+            board,
+            brood,
+            stopping,
+            Housekeeping(board, brood, self.start_keeper, display.say, stopping, options.db_patience, options.lease),
+            lambda index: self._start_bee(index, display),
+            self.wake,
+            self._receiver,
+            signals,
+            display,
+            duties,
+            lambda: guard.crowd,
+        )
+
+    def duties(self, stopping: Stopping) -> list[Duty]:
+        """What may stop the node before its jobset ends."""
+        options = self.work.options
+        found: list[Duty] = []
+        if options.until is not None:
+            found.append(Curfew(self.board, options.until, stopping))
+        if options.max_failures is not None:
+            found.append(FailureLimit(self.board, options.max_failures, stopping))
+        return found
 
     def wake(self) -> None:
         """Rouse the keeper."""
@@ -96,8 +123,6 @@ class Node:
     def close(self) -> None:
         """Let go of everything; no process of the node is left."""
         setproctitle(self._title)
-        # It refers to us: without that cycle, the board's memory goes with the last reference to this node.
-        self._supervisor = None
         for end in (self._receiver, self._sender, self._wake_reader, self._wake_writer, self.board):
             end.close()
 
@@ -106,8 +131,8 @@ class Node:
         return self.work.options.start_method
 
     def _own_fds(self) -> list[int]:
-        supervisor = self._supervisor.fds if self._supervisor else [self._receiver.fd]
-        return [*supervisor, self._wake_writer.fileno()]
+        brood = self._brood.fds if self._brood else [self._receiver.fd]
+        return [*brood, self._wake_writer.fileno()]
 
     def _start_bee(self, index: int, display: Quiet) -> tuple[Child, list[Output]]:
         log = self.work.log(index)
@@ -118,6 +143,7 @@ class Node:
         birth = Birth(
             os.getpid(),
             die_with_parent=True,
+            expendable=True,
             mark=self.work.mark,
             stdout=stdout,
             stderr=stderr,

@@ -10,10 +10,12 @@ import numbers
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from workerbee import batch
 from workerbee.cpus import usable_cpus
 from workerbee.errors import InvalidType, InvalidValue, NodeFailed
 from workerbee.job import Limits
@@ -25,14 +27,22 @@ from workerbee.text import shown
 class NodeOptions:
     """How this node runs its bees.
 
-    `bees` is None for one bee in the calling process. `grace` and `lease` are seconds.
+    `bees` is None for one bee in the calling process. `memory_limit` and `node_memory` are bytes, the latter None for
+    what the machine allows; `max_failures` is a number of jobs or, if a float, a share of all. `until` is the monotonic
+    second by which the node must have ended. The rest are seconds.
     """
 
     bees: int | None
     why_bees: str
     max_jobs_per_bee: int | None
+    job_timeout: float | None
+    memory_limit: int | None
+    node_memory: int | None
+    max_failures: int | float | None
+    until: float | None
     grace: float
     lease: float
+    db_patience: float
     start_method: str
     threads_per_bee: int
     log_dir: Path | None
@@ -98,10 +108,17 @@ def check_limits(max_attempts: object, max_crashes: object) -> Limits:
 
 
 def check_node(
+    *,
     processes: object,
     max_jobs_per_bee: object,
+    job_timeout: object,
+    memory_limit: object,
+    node_memory: object,
+    max_failures: object,
+    stop_after: object,
     grace: object,
     lease: object,
+    db_patience: object,
     start_method: object,
     threads_per_bee: object,
     log_dir: object,
@@ -114,12 +131,25 @@ def check_node(
         )
     spare = None if max_jobs_per_bee is None else _whole("max_jobs_per_bee", max_jobs_per_bee)
     bees, why = _bees(processes)
+    timeout = None if job_timeout is None else _seconds("job_timeout", job_timeout, 0.1)
+    most_memory = None if memory_limit is None else _bytes("memory_limit", memory_limit)
+    if bees is None and (timeout or most_memory):
+        name = "job_timeout" if timeout else "memory_limit"
+        raise InvalidValue(
+            f"{name} needs bees in processes of their own, which can be killed: give processes=1 or more, or 'auto'"
+        )
     return NodeOptions(
         bees,
         why,
         spare,
+        timeout,
+        most_memory,
+        None if node_memory == "auto" else _bytes("node_memory", node_memory),
+        None if max_failures is None else _failures(max_failures),
+        _until(None if stop_after is None else _seconds("stop_after", stop_after, 0)),
         _seconds("grace", grace, 0),
         _seconds("lease", lease, 1),
+        _seconds("db_patience", db_patience, 0),
         _start_method(start_method),
         _whole("threads_per_bee", threads_per_bee),
         _log_dir(log_dir),
@@ -159,6 +189,35 @@ def _seconds(name: str, value: object, least: float) -> float:
     if not least <= seconds <= 10**8:  # not for NaN, either
         raise InvalidValue(f"{allowed} to {10**8}, not {shown(value)}")
     return seconds
+
+
+def _bytes(name: str, value: object) -> int:
+    allowed = f"{name} must be a number of bytes, or text like '4GB' or '512MiB'"
+    if not isinstance(value, str):
+        return _whole(name, value, allowed=allowed)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b\s*", value, re.IGNORECASE | re.ASCII)
+    if not found:
+        raise InvalidValue(f"{allowed}, not {shown(value)}")
+    number, unit = float(found[1]), (found[2] or "").lower()
+    power = " kmgt".index(unit[0]) if unit else 0
+    size = int(number * (1024 if unit.endswith("i") else 1000) ** power)
+    if not 1 <= size <= 2**62:
+        raise InvalidValue(f"{allowed}, not {shown(value)}")
+    return size
+
+
+def _failures(value: object) -> int | float:
+    if not isinstance(value, str):
+        return _whole("max_failures", value)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value, re.ASCII)
+    if not found or not 0 < float(found[1]) <= 100:
+        raise InvalidValue(f"max_failures must be a number of jobs, or a share like '5%', not {shown(value)}")
+    return float(found[1]) / 100
+
+
+def _until(stop_after: float | None) -> float | None:
+    left = [seconds for seconds in (stop_after, batch.seconds_left()) if seconds is not None]
+    return time.monotonic() + min(left) if left else None
 
 
 def _start_method(value: object) -> str:

@@ -46,16 +46,18 @@ def wears(pid: int, mark: str) -> bool:
     return False
 
 
-def children() -> set[int]:
-    """The children of this process, zombies included."""
+def children(pid: int | None = None) -> set[int]:
+    """The children of the process `pid`, or of this one, zombies included."""
+    pid = os.getpid() if pid is None else pid
     found: set[int] = set()
     try:
-        for task in Path("/proc/self/task").iterdir():
+        for task in Path("/proc", str(pid), "task").iterdir():
             # A thread may end while we look.
             with contextlib.suppress(OSError):
                 found.update(map(int, (task / "children").read_text().split()))
-    except OSError:  # no /proc
-        found.update(process.pid for process in psutil.Process().children())
+    except OSError:  # it has ended, or there is no /proc
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.update(process.pid for process in psutil.Process(pid).children())
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -9,12 +10,14 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
 import psycopg2
 
+from workerbee import embedded
 from workerbee import options as checks
 from workerbee.address import Address, connect, refusal, resolve
 from workerbee.child import occupy_standard_fds
@@ -25,7 +28,7 @@ from workerbee.job import JobFunction, JobsetSummary
 from workerbee.lives import machine_id
 from workerbee.loading import JobData, JobIds, set_up
 from workerbee.node import Node
-from workerbee.store import Store
+from workerbee.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +51,14 @@ def postgres_jobset(
     max_attempts: int = 3,
     max_crashes: int = 3,
     max_jobs_per_bee: int | None = None,
+    job_timeout: float | None = None,
+    memory_limit: int | str | None = None,
+    node_memory: int | str = "auto",
+    max_failures: int | str | None = None,
+    stop_after: float | None = None,
     grace: float = 30.0,
     lease: float = 30.0,
+    db_patience: float = 600.0,
     start_method: Literal["fork", "spawn", "forkserver"] | None = None,
     threads_per_bee: int = 1,
     log_dir: str | os.PathLike[str] | None = None,
@@ -67,10 +76,17 @@ def postgres_jobset(
     embedded PostgreSQL is used.
 
     `processes` is None for one bee in this process, 'auto' for one bee per CPU that this process may use, or a
-    number of bees. A bee is replaced after `max_jobs_per_bee` jobs. It may use `threads_per_bee` BLAS threads, and
-    is started by `start_method` (default: fork on Linux). With `log_dir`, what it prints goes to a file there. After
-    Ctrl-C or SIGTERM running jobs have `grace` seconds to finish. Claims of this node are safe as long as it is
-    heard of every `lease` seconds.
+    number of bees. A bee is replaced after `max_jobs_per_bee` jobs at the latest. It may use `threads_per_bee` BLAS
+    threads, and is started by `start_method` (default: fork on Linux). With `log_dir`, what it prints goes to a file
+    there.
+
+    A bee whose job runs for longer than `job_timeout` seconds, or which uses more than `memory_limit` (bytes, or text
+    like '4GB', '512MiB'), is killed with all it started; the job is charged, a timeout counting as an error and memory
+    as a crash. So is the fattest bee when `node_memory` runs short ('auto': 90 % of what cgroup and machine allow). The
+    node stops early when `max_failures` jobs of the jobset are FAILED (a number, or text like '5%'), and within
+    `stop_after` seconds: then it claims no job that would not be through by then. After Ctrl-C or SIGTERM running jobs
+    have `grace` seconds to finish. Claims of this node are safe as long as it is heard of every `lease` seconds. The
+    database may be away for `db_patience` seconds.
 
     Raises `InvalidValue` or `InvalidType` for an argument that cannot be, `JobsetNotFound` when there is no jobset
     and no ids, `DatabaseError` when the database does not do its part, `NodeFailed` when bees cannot be started:
@@ -83,7 +99,19 @@ def postgres_jobset(
         checks.check_jobs(job_ids, job_data)
         limits = checks.check_limits(max_attempts, max_crashes)
         node_options = checks.check_node(
-            processes, max_jobs_per_bee, grace, lease, start_method, threads_per_bee, log_dir
+            processes=processes,
+            max_jobs_per_bee=max_jobs_per_bee,
+            job_timeout=job_timeout,
+            memory_limit=memory_limit,
+            node_memory=node_memory,
+            max_failures=max_failures,
+            stop_after=stop_after,
+            grace=grace,
+            lease=lease,
+            db_patience=db_patience,
+            start_method=start_method,
+            threads_per_bee=threads_per_bee,
+            log_dir=log_dir,
         )
         occupy_standard_fds()
         display = chosen(verbose, supervised=node_options.bees is not None)
@@ -94,7 +122,10 @@ def postgres_jobset(
             node = None if row is None else Node(address, jobset_id, job_function, limits, node_options, row)
             stopped = None if node is None else _work(node, display)
             try:
-                summary = _summarise(address, jobset_id, node, ready - begun, time.monotonic() - ready, display)
+                patience = node_options.db_patience if stopped is None else 0.0
+                summary = _summarise(
+                    address, jobset_id, node, ready - begun, time.monotonic() - ready, display, patience
+                )
             except DatabaseError as error:
                 if stopped is None:
                     raise
@@ -134,30 +165,64 @@ def _join(
         display.say(f"Connecting to database {address.database} on {address.user}@{address.host}...")
         if not address.has_password:
             display.say(" - No password is set. (If needed, set the environment variable PGPASS.)")
-    store = Store(connect(address, f"workerbee {jobset_id} set-up"), jobset_id)
+    session = Session(
+        address,
+        jobset_id,
+        f"workerbee {jobset_id} set-up",
+        patience=options.db_patience,
+        outage=_telling(address, display),
+        connect=connect,
+        starting=True,
+    )
     try:
-        set_up(store, job_ids, job_data, display.say)
-        if store.counts().finished:
+        session.call(lambda store: set_up(store, job_ids, job_data, display.say))
+        if session.call(lambda store: store.counts()).finished:
             return None
         if options.why_bees:
             display.say(f"{options.bees} bee{'s' * (options.bees != 1)}: {options.why_bees}.")
         if options.bees and options.log_dir:
             display.say(f"What jobs print goes to files in {options.log_dir}.")
         display.say("-" * 80)
-        return store.add_node(socket.gethostname(), machine_id(), os.getpid(), options.lease)
+        return session.call(
+            lambda store: store.add_node(socket.gethostname(), machine_id(), os.getpid(), options.lease)
+        )
     finally:
-        store.close()
+        session.close()
+
+
+def _telling(address: Address, display: Quiet) -> Callable[[str], None]:
+    """Who is told that the database is away while no node of ours is up."""
+    told = ""
+
+    def outage(why: str) -> None:
+        nonlocal told
+        if why and why != told:
+            display.say(f"Waiting for the database: {why}")
+        told = why
+        if why and address.embedded:
+            # Nobody else would start it again.
+            with contextlib.suppress(DatabaseError):
+                embedded.start()
+
+    return outage
 
 
 def _summarise(
-    address: Address, jobset_id: str, node: Node | None, setup: float, seconds: float, display: Quiet
+    address: Address,
+    jobset_id: str,
+    node: Node | None,
+    setup: float,
+    seconds: float,
+    display: Quiet,
+    patience: float,
 ) -> JobsetSummary:
-    store = Store(connect(address, f"workerbee {jobset_id} summary"), jobset_id)
+    name = f"workerbee {jobset_id} summary"
+    session = Session(address, jobset_id, name, patience=patience, outage=_telling(address, display))
     try:
-        counts = store.counts()
-        groups = store.failure_groups(CAUSES_SHOWN + 1)
+        counts = session.call(lambda store: store.counts())
+        groups = session.call(lambda store: store.failure_groups(CAUSES_SHOWN + 1))
     finally:
-        store.close()
+        session.close()
     board = node.board if node else None
     summary = JobsetSummary(
         jobset_id,

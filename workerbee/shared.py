@@ -32,10 +32,13 @@ class NamelessFile:
         os.ftruncate(self.fd, 0)
         os.lseek(self.fd, 0, os.SEEK_SET)
 
+    def size(self) -> int:
+        """Bytes written so far."""
+        return os.fstat(self.fd).st_size
+
     def tail(self, limit: int) -> str:
         """The last `limit` bytes, as text."""
-        size = os.fstat(self.fd).st_size
-        return os.pread(self.fd, limit, max(0, size - limit)).decode("utf-8", "replace")
+        return os.pread(self.fd, limit, max(0, self.size() - limit)).decode("utf-8", "replace")
 
     def close(self) -> None:
         os.close(self.fd)

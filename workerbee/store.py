@@ -30,10 +30,14 @@ class Store:
     """The jobset `jobset_id` over one `connection`, which it owns and keeps in autocommit mode."""
 
     def __init__(self, connection: Connection, jobset_id: str) -> None:
-        connection.autocommit = True
+        if not connection.async_:
+            connection.autocommit = True
         self.connection = connection
         self.jobset_id = jobset_id
         self._queries = {name: query.as_string(connection) for name, query in composed(jobset_id).items()}
+        # One on which no answer may be late has statements that end in time, too.
+        self._begin = "begin_bounded" if connection.async_ else "begin"
+        self._head = self._queries["bounded"] if connection.async_ else ""
         self._total: int | None = None
 
     def close(self) -> None:
@@ -42,13 +46,23 @@ class Store:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Everything inside commits together, or not at all."""
-        with self.connection:
+        head, self._head = self._head, ""
+        try:
+            self.run(self._begin)
             yield
+            self.run("commit")
+        except BaseException:
+            # Without a connection nothing is committed either, and who is told of that needs the first error.
+            with contextlib.suppress(psycopg2.Error):
+                self.run("rollback")
+            raise
+        finally:
+            self._head = head
 
     def run(self, name: str, **values: Any) -> list[tuple[Any, ...]]:
         """The rows that the query `name` yields."""
         with self.connection.cursor() as cursor:
-            cursor.execute(self._queries[name], {"jobset_id": self.jobset_id, **values})
+            cursor.execute(self._head + self._queries[name], {"jobset_id": self.jobset_id, **values})
             return cursor.fetchall() if cursor.description else []
 
     def copy(self, name: str, file: Any) -> None:
@@ -63,9 +77,9 @@ class Store:
             self._total = rows[0][0] if rows else None
         return self._total
 
-    def counts(self) -> Counts:
-        """The jobs by state, at one instant; costs the same however many there are."""
-        return Counts(*self.run("count_jobs")[0])
+    def counts(self, node: int = 0) -> Counts:
+        """The jobs by state, at one instant, as `node` sees them; costs the same however many there are."""
+        return Counts(*self.run("count_jobs", node=node)[0])
 
     def failure_groups(self, most: int) -> list[FailureGroup]:
         """The `most` frequent failures, grouped by kind and message."""
@@ -79,10 +93,11 @@ class Store:
         return Claim(bee, 0)
 
     def settle_and_claim(
-        self, claim: Claim, done: Mapping[int, float], size: int, node: int
+        self, claim: Claim, done: Mapping[int, float], size: int, node: int, alone: bool = True
     ) -> tuple[Claim | None, bool]:
         """In one commit, mark the positions of `done` COMPLETE, with their seconds, and claim up to `size` jobs.
 
+        Unless the node is `alone`, jobs that failed on it last are left to others.
         Returns the new claim and whether there was pending work (an empty claim despite it means that others were
         at the same rows: try again). The claim is None when somebody has taken the old one away; then nothing was
         written.
@@ -95,6 +110,7 @@ class Store:
             seconds=list(done.values()),
             size=size,
             node=node,
+            alone=alone,
             total=self.total(),
         )
         held, pending = rows[0][:2]
@@ -147,6 +163,7 @@ class Store:
             seconds=seconds,
             limit=limit,
             kind=failure.kind.value,
+            counter=failure.kind.counter,
             type=failure.type,
             message=failure.message,
             stack=failure.stack,
@@ -154,7 +171,7 @@ class Store:
             log=failure.log,
             **by,
         )
-        return [Charge(job_id, failure, count, limit, State(state)) for job_id, state, count in rows]
+        return [Charge(job_id, failure, attempt, count, limit, State(state)) for job_id, state, attempt, count in rows]
 
     def find_claim(self, bee: int) -> Claim | None:
         """What `bee` holds by the database's word; None when it has been taken away."""
@@ -191,9 +208,12 @@ class Store:
         return [(bee, [pid for pid in pids if pid]) for bee, *pids in rows]
 
     def lose_bee(self, bee: int, message: str, limits: Limits) -> list[Charge]:
-        """Take away what `bee` holds, since its node is lost; each job of it is charged with that."""
+        """Take away what `bee` holds, since its node is lost; each job of it is charged with that.
+
+        Not while somebody is at it: then there is a next time.
+        """
         with self.transaction():
-            rows = self.run("hold_claim", bee=bee)
+            rows = self.run("seize_claim", bee=bee)
             if not rows:
                 return []
             ((_, _, lo, hi, pid, node),) = rows

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from workerbee import backoff
 from workerbee.backoff import Backoff
-from workerbee.board import Board, Phase
+from workerbee.board import Board, Phase, Verdict
 from workerbee.brood import LAST_WORDS, Brood
 from workerbee.child import Child
-from workerbee.errors import NodeFailed
 from workerbee.events import Event, Receiver
+from workerbee.housekeeping import Housekeeping
 from workerbee.output import Output
 from workerbee.signals import Signals
-from workerbee.text import ending
-
-KEEPERS = 5  # keepers that may die before the node gives up
+from workerbee.stopping import Stopping
 
 
 class Audience(Protocol):
@@ -33,72 +31,75 @@ class Audience(Protocol):
         """Something about the node as a whole."""
 
 
-class Supervisor:
-    """Runs a bee in every slot of `board`, and a keeper, until the jobset has no more work or it is told to stop.
+class Duty(Protocol):
+    """Something to look after besides: a limit, a time."""
 
-    `start_bee(index)` starts a bee with the pipes of its output, if the supervisor is to pass that on;
-    `start_keeper()` a keeper, which `wake()` rouses. `mark` begins the mark of all that bees start. `grace` is
-    what running jobs have after a stop, `patience` how long the database may be away, both in seconds.
+    def look(self) -> float:
+        """Do what is due; the monotonic second to look again, or sooner if anything happens."""
+
+
+class Supervisor:
+    """Runs a bee in every slot of `board`, and a keeper, until the jobset has no more work or the node is to end.
+
+    `start_bee(index)` starts a bee with the pipes of its output, if the supervisor is to pass that on; `wake()`
+    rouses the keeper. `crowd()` is how many bees may run.
     """
 
     def __init__(
         self,
         board: Board,
+        brood: Brood,
+        stopping: Stopping,
+        housekeeping: Housekeeping,
         start_bee: Callable[[int], tuple[Child, list[Output]]],
-        start_keeper: Callable[[], Child],
         wake: Callable[[], None],
         events: Receiver,
         signals: Signals,
         audience: Audience,
-        mark: str,
-        grace: float,
-        patience: float,
+        duties: Sequence[Duty],
+        crowd: Callable[[], int],
     ) -> None:
         self._board = board
         self._header = board.header
+        self._brood = brood
+        self._stopping = stopping
+        self._housekeeping = housekeeping
         self._start_bee = start_bee
-        self._start_keeper = start_keeper
         self._wake = wake
         self._events = events
         self._signals = signals
         self._audience = audience
-        self._grace = grace
-        self._patience = patience
-        self._away = False
-        self._brood = Brood(mark)
-        self._backoff = Backoff(len(board.slots))
+        self._duties = duties
+        self._crowd = crowd
+        self._backoff = Backoff(board, audience.say, stopping)
         self._idle_since = [0.0] * len(board.slots)
-        self._keepers_lost = 0
-        self._deadline: float | None = None
-        self._given_up = float("inf")
-        self._refresh = 0.0
+        self._given_up = math.inf
         self._obeyed = 0
-        self._failure: str | None = None
-
-    @property
-    def fds(self) -> list[int]:
-        """The descriptors that are the supervisor's alone, for a child to close."""
-        return self._brood.fds
+        self._due = 0.0
 
     def run(self) -> None:
-        """Keep the node working until it is over. Raises `NodeFailed` when bees die before they claim anything."""
+        """Keep the node working until it is over. Raises `NodeFailed` when bees die before they claim anything, or the
+        database stays away; `DatabaseError` when it refuses what bees or keeper need."""
         self._brood.watch(self._events.fd)
         self._brood.watch(self._signals.fd)
         try:
             while not self._over():
                 self._reap()
                 self._obey()
-                self._mind_outage()
+                self._look_after_duties()
                 self._maintain()
                 self._report()
                 self._sleep()
             self._close()
         finally:
             self._brood.abandon()
-        if self._failure:
-            raise NodeFailed(self._failure)
+        if self._stopping.failure:
+            raise self._stopping.failure
 
     def _over(self) -> bool:
+        if (self._header.away or self._header.refused) and self._header.stop and not self._brood.bees:
+            # Claims go back through the keeper. If there is none, or it gets no hearing, the next node sees to them.
+            self._end_soon(LAST_WORDS if self._brood.keeper else 0.0)
         if time.monotonic() > self._given_up:
             return True
         if self._brood.bees or any(slot.phase is not Phase.EMPTY for slot in self._board.slots):
@@ -113,93 +114,46 @@ class Supervisor:
         for index, bee in list(self._brood.bees.items()):
             if (code := bee.poll()) is not None:
                 self._bury(index, code)
-        if self._brood.keeper and (code := self._brood.keeper.poll()) is not None:
-            self._lose_keeper(code)
+        self._housekeeping.reap()
 
     def _bury(self, index: int, code: int) -> None:
         self._brood.bury(index)
         slot = self._board.slots[index]
         if slot.phase is Phase.ALIVE:
-            self._judge(index, code)
+            self._backoff.ended(index, code)
             slot.exit_code = code
             slot.move(Phase.DEAD)
         else:
-            self._backoff.lived(index)
+            self._backoff.ended(index)
             if slot.phase is Phase.NO_WORK:
                 self._idle_since[index] = time.monotonic()
             slot.clear()
             slot.move(Phase.EMPTY)
         self._wake()
 
-    def _judge(self, index: int, code: int) -> None:
-        """Count a bee that died before it claimed anything against this node: no job is to blame."""
-        slot = self._board.slots[index]
-        if slot.jobs or slot.ordered:
-            self._backoff.lived(index)
-            return
-        reason = slot.read_note() or ending(code)
-        pause = self._backoff.died(index, self._board.completed)
-        if pause is None:
-            self._give_up(f"{backoff.LIMIT} bees in a row died before they claimed a job; the last: {reason}")
-        else:
-            self._audience.say(f"bee {index} died before it claimed a job ({reason}), next try in {pause:.1f} s")
-
-    def _lose_keeper(self, code: int) -> None:
-        self._brood.drop_keeper()
-        if not self._header.closing:
-            self._keepers_lost += 1
-            self._audience.say(f"the keeper died ({ending(code)}), started again")
-            if self._keepers_lost >= KEEPERS:
-                self._give_up(f"the keeper died {KEEPERS} times; the last: {ending(code)}")
-
-    def _give_up(self, reason: str) -> None:
-        self._failure = self._failure or reason
-        self._stop(0 if self._brood.keeper is None else self._grace)
-
     def _obey(self) -> None:
         self._signals.drain()
-        arrived, self._obeyed = self._signals.stops[self._obeyed :], len(self._signals.stops)
-        if arrived and self._deadline is None:
+        arrived = self._signals.stops[self._obeyed :]
+        is_first = not self._obeyed
+        self._obeyed += len(arrived)
+        if arrived and is_first:
             running = sum(slot.pos != 0 for slot in self._board.slots)
-            self._stop(self._grace)
-            self._audience.say(
-                f"{arrived[0].name}: no new claims; {running} running jobs may finish within {self._grace:g} s "
-                "(once more: kill them)"
-            )
+            may = f"{running} running jobs may finish within {self._stopping.grace:g} s (once more: kill them)"
+            self._stopping.stop(f"{arrived[0].name}: no new claims; {may}")
             arrived = arrived[1:]
-        if arrived or (self._deadline is not None and time.monotonic() > self._deadline):
+        if arrived or time.monotonic() > self._stopping.deadline:
             self._kill_bees()
-
-    def _stop(self, grace: float) -> None:
-        self._header.stop = 1
-        if self._deadline is None:
-            self._deadline = time.monotonic() + grace
 
     def _kill_bees(self) -> None:
         for index, bee in self._brood.bees.items():
-            self._board.slots[index].ordered = 1
+            self._board.slots[index].condemn(Verdict.ORDERED)
             bee.kill()
-        self._end_soon()
+        self._end_soon(LAST_WORDS)
 
-    def _end_soon(self) -> None:
-        # Claims go back through the keeper; where the database is away, only the next node or the lease can do that.
-        self._given_up = min(self._given_up, time.monotonic() + LAST_WORDS)
-
-    def _mind_outage(self) -> None:
-        away = self._header.away
-        if bool(away) != self._away:
-            self._away = bool(away)
-            what = "is away: jobs run on, and their outcomes are kept" if away else "is back"
-            self._audience.say(f"the database {what}")
-        if away and time.monotonic() - away > self._patience:
-            self._give_up(f"the database has been away for {self._patience:.0f} s")
-        if away and self._header.stop and not self._brood.bees:
-            self._end_soon()
+    def _end_soon(self, seconds: float) -> None:
+        self._given_up = min(self._given_up, time.monotonic() + seconds)
 
     def _maintain(self) -> None:
-        # Also while the node stops: claims go back through it, and a dead bee's slot is emptied by nobody else.
-        if self._brood.keeper is None and self._failure is None:
-            self._brood.add_keeper(self._start_keeper())
         if self._header.stop or self._finished():
             return
         now = time.monotonic()
@@ -207,10 +161,12 @@ class Supervisor:
         for index, slot in enumerate(self._board.slots):
             if slot.phase is not Phase.EMPTY or self._backoff.until[index] > now:
                 continue
+            if len(self._brood.bees) >= self._crowd():
+                break
             if self._idle_since[index]:
                 # It found nothing to do. Another starts only for jobs that have come back since.
                 idle += 1
-                if self._header.counted < self._idle_since[index] or self._header.pending < idle:
+                if self._header.counted < self._idle_since[index] or self._header.offered < idle:
                     continue
                 self._idle_since[index] = 0.0
             self._start(index)
@@ -218,22 +174,29 @@ class Supervisor:
     def _start(self, index: int) -> None:
         slot = self._board.slots[index]
         slot.move(Phase.ALIVE)
-        bee, outputs = self._start_bee(index)
+        try:
+            bee, outputs = self._start_bee(index)
+        except OSError as error:  # no process, descriptor or memory is to be had
+            slot.move(Phase.EMPTY)
+            self._backoff.refused(index, error, len(self._brood.bees))
+            return
         slot.pid = bee.pid
         self._brood.add_bee(index, bee, outputs)
+
+    def _look_after_duties(self) -> None:
+        self._due = min(duty.look() for duty in (self._housekeeping, *self._duties))
 
     def _report(self) -> None:
         self._brood.pass_on()
         for event in self._events.receive():
             if event.kind:
                 self._audience.happened(event)
-        self._refresh = time.monotonic() + self._audience.refresh()
+        self._due = min(self._due, time.monotonic() + self._audience.refresh())
 
     def _sleep(self) -> None:
         now = time.monotonic()
-        later = [*self._backoff.until, self._deadline or 0.0, self._given_up]
-        due = min([self._refresh, *(at for at in later if at > now)])
-        self._brood.wait(due - now)
+        later = [*self._backoff.until, self._stopping.deadline, self._given_up]
+        self._brood.wait(min([self._due, *(at for at in later if at > now)]) - now)
 
     def _close(self) -> None:
         """Let the keeper end the node in the database, but do not wait for it for ever."""

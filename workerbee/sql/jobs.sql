@@ -6,7 +6,8 @@ INSERT INTO {claims} (bee, node, pid) VALUES (nextval('wb_bees'), %(node)s, %(pi
 
 -- name: settle_and_claim
 -- Mark the claim's `done` positions COMPLETE and claim up to `size` jobs, at random, from those with the fewest
--- attempts: from a random position upwards, then from the start. A range that another bee holds is skipped. What is
+-- attempts: from a random position upwards, then from the start. A range that another bee holds is skipped, and so,
+-- unless the node is alone, is one whose job failed on it last: another node may do better. What is
 -- left of a range is told from `found`, the row as it was locked: the snapshot may be older. The last LIMIT takes
 -- nothing away; it keeps the planner from expecting a good part of the table, and from compiling for that.
 WITH held AS MATERIALIZED (
@@ -17,17 +18,21 @@ WITH held AS MATERIALIZED (
     FROM unnest(%(done)s::bigint[], %(seconds)s::real[]) AS done (pos, seconds)
     WHERE j.pos = done.pos AND j.state = 'PENDING' AND EXISTS (SELECT FROM held)
 ), fewest AS MATERIALIZED (
-    SELECT attempts, (random() * %(total)s)::bigint AS start FROM {ranges} ORDER BY attempts, hi LIMIT 1
+    SELECT attempts, (random() * %(total)s)::bigint AS start FROM {ranges}
+    WHERE %(alone)s OR failed_on <> %(node)s
+    ORDER BY attempts, hi LIMIT 1
 ), found AS MATERIALIZED (
     SELECT attempts, hi, lo FROM (
         SELECT * FROM (
             SELECT r.attempts, r.hi, r.lo FROM {ranges} r
             WHERE r.attempts = (SELECT attempts FROM fewest) AND r.hi >= (SELECT start FROM fewest)
+              AND (%(alone)s OR r.failed_on <> %(node)s)
             ORDER BY r.attempts, r.hi LIMIT 1 FOR UPDATE SKIP LOCKED) above
         UNION ALL
         SELECT * FROM (
             SELECT r.attempts, r.hi, r.lo FROM {ranges} r
             WHERE r.attempts = (SELECT attempts FROM fewest) AND r.hi < (SELECT start FROM fewest)
+              AND (%(alone)s OR r.failed_on <> %(node)s)
             ORDER BY r.attempts, r.hi LIMIT 1 FOR UPDATE SKIP LOCKED) below
     ) either
     WHERE EXISTS (SELECT FROM held)
@@ -56,6 +61,11 @@ LEFT JOIN (taken t CROSS JOIN LATERAL (
 -- Lock a bee's claim before settling it; nothing comes back when somebody has taken it away.
 SELECT number, attempts, lo, hi, pid, node FROM {claims} WHERE bee = %(bee)s FOR UPDATE;
 
+-- name: seize_claim
+-- Lock the claim of a lost bee before taking it away; nothing comes back when somebody else has it locked. That may be
+-- the bee itself, suspended in the middle of a transaction: who waits for that may wait for ever.
+SELECT number, attempts, lo, hi, pid, node FROM {claims} WHERE bee = %(bee)s FOR UPDATE SKIP LOCKED;
+
 -- name: find_claim
 -- What a bee holds: read back when the answer to a claim was lost with its connection.
 SELECT c.number, c.attempts, j.pos, j.job_id, j.data::text
@@ -70,23 +80,24 @@ FROM unnest(%(done)s::bigint[], %(seconds)s::real[]) AS done (pos, seconds)
 WHERE j.pos = done.pos AND j.state = 'PENDING';
 
 -- name: charge_job
--- Record a failed attempt and count it; the job is pending again behind all with fewer attempts, or FAILED.
+-- Record a failed attempt and count it by `counter`; the job is pending again behind all with fewer attempts, or FAILED.
 WITH charged AS (
     UPDATE {jobs} j
-    SET errors = errors + (%(kind)s = 'error')::int,
-        crashes = crashes + (%(kind)s = 'crash')::int,
-        losses = losses + (%(kind)s = 'lost')::int,
+    SET errors = errors + (%(counter)s = 'errors')::int,
+        crashes = crashes + (%(counter)s = 'crashes')::int,
+        losses = losses + (%(counter)s = 'losses')::int,
         state = CASE WHEN before.spent THEN 'FAILED' ELSE 'PENDING' END,
         finished_at = CASE WHEN before.spent THEN now() END,
         node = CASE WHEN before.spent THEN %(node)s END
-    FROM (SELECT pos, CASE %(kind)s WHEN 'error' THEN errors WHEN 'crash' THEN crashes ELSE losses END
+    FROM (SELECT pos, CASE %(counter)s WHEN 'errors' THEN errors WHEN 'crashes' THEN crashes ELSE losses END
                       + 1 >= %(limit)s AS spent
           FROM {jobs}) before
     WHERE j.pos = %(pos)s AND before.pos = j.pos AND j.state = 'PENDING'
     RETURNING j.pos, j.job_id, j.state, errors + crashes + losses AS attempts,
-              CASE %(kind)s WHEN 'error' THEN errors WHEN 'crash' THEN crashes ELSE losses END AS count
+              CASE %(counter)s WHEN 'errors' THEN errors WHEN 'crashes' THEN crashes ELSE losses END AS count
 ), again AS (
-    INSERT INTO {ranges} (attempts, hi, lo) SELECT attempts, pos, pos FROM charged WHERE state = 'PENDING'
+    INSERT INTO {ranges} (attempts, hi, lo, failed_on)
+    SELECT attempts, pos, pos, %(node)s FROM charged WHERE state = 'PENDING'
 ), record AS (
     INSERT INTO wb_failures (jobset_id, pos, job_id, attempt, kind, type, message, stack, exit_code, log, final,
                              node, host, pid, bee, seconds)
@@ -95,7 +106,7 @@ WITH charged AS (
            %(pid)s, %(bee)s, %(seconds)s
     FROM charged
 )
-SELECT job_id, state, count FROM charged;
+SELECT job_id, state, attempts, count FROM charged;
 
 -- name: release_jobs
 -- Positions that were claimed and not tried are pending again, uncharged.
@@ -111,11 +122,22 @@ UPDATE {claims} SET number = number + 1, attempts = NULL, lo = NULL, hi = NULL, 
 DELETE FROM {claims} WHERE bee = %(bee)s;
 
 -- name: count_jobs
--- The jobset's jobs by state, from small tables alone: COMPLETE is what is left of the total.
+-- The jobset's jobs by state, from small tables alone: COMPLETE is what is left of the total. And for one node: the
+-- pending jobs that it may claim, and the nodes that live beside it.
+WITH beside AS (
+    SELECT count(*) AS nodes FROM wb_nodes
+    WHERE jobset_id = %(jobset_id)s AND node <> %(node)s AND ended_at IS NULL AND beat_at > now() - lease
+)
 SELECT (SELECT total FROM wb_jobsets WHERE jobset_id = %(jobset_id)s),
-       (SELECT coalesce(sum(hi - lo + 1), 0)::bigint FROM {ranges}),
+       r.pending,
        (SELECT coalesce(sum(hi - lo + 1), 0)::bigint FROM {claims}),
-       (SELECT count(*) FROM wb_failures WHERE jobset_id = %(jobset_id)s AND final);
+       (SELECT count(*) FROM wb_failures WHERE jobset_id = %(jobset_id)s AND final),
+       CASE WHEN beside.nodes = 0 THEN r.pending ELSE r.untried END,
+       beside.nodes
+FROM beside, (
+    SELECT coalesce(sum(hi - lo + 1), 0)::bigint AS pending,
+           coalesce(sum(hi - lo + 1) FILTER (WHERE failed_on <> %(node)s), 0)::bigint AS untried
+    FROM {ranges}) r;
 
 -- name: group_failures
 -- The jobset's failures by kind and message, the most frequent first.

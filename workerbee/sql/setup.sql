@@ -102,12 +102,13 @@ ALTER TABLE {jobs} ADD CONSTRAINT {jobs_pos} PRIMARY KEY (pos);
 ALTER TABLE {jobs} ADD CONSTRAINT {jobs_id} UNIQUE (job_id);
 
 -- name: create_ranges
--- Pending work: ranges of positions, all of whose jobs have failed so many attempts. A claim takes from the low end,
--- so that the key stays and the update does not touch the index.
+-- Pending work: ranges of positions, all of whose jobs have failed so many attempts, the last one on node `failed_on`
+-- if that is to be known. A claim takes from the low end, so that the key stays and the update does not touch the index.
 CREATE TABLE {ranges} (
     attempts integer NOT NULL,
     hi bigint NOT NULL,
     lo bigint NOT NULL,
+    failed_on bigint NOT NULL DEFAULT 0,
     CHECK (lo <= hi),
     CONSTRAINT {ranges_key} PRIMARY KEY (attempts, hi)
 ) WITH (fillfactor = 50);

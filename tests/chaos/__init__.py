@@ -1,0 +1,1 @@
+"""A seeded, randomised run that tries to break every promise: `python -m tests.chaos --help`."""

@@ -1,0 +1,418 @@
+"""What the user limits: time, memory, failures, walltime; and a node that fails everything."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.helpers import alive, wait_until
+from workerbee import memory, postgres_jobset
+from workerbee.batch import seconds_left
+from workerbee.board import Board, Phase, Verdict
+from workerbee.curfew import Curfew, FailureLimit
+from workerbee.probation import FEW, Probation
+from workerbee.stopping import Stopping
+
+
+def spin():
+    while True:
+        pass
+
+
+def spin_in_c():
+    # Exponential, and no other thread of the process gets the GIL meanwhile.
+    re.match("(a+)+$", "a" * 64 + "b")
+
+
+def ignore_and_sleep():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(3600)
+
+
+def stop_itself():
+    os.kill(os.getpid(), signal.SIGSTOP)
+    # The guard's SIGCONT lets it write its stack; it hangs on all the same.
+    time.sleep(3600)
+
+
+def wait_for_child():
+    subprocess.run([sys.executable, "-c", "import time; time.sleep(3600)"], check=True)
+
+
+HANGS = [spin, spin_in_c, ignore_and_sleep, stop_itself, wait_for_child]
+
+
+def test_a_job_that_hangs_is_killed_and_says_where(address, sql, tmp_path):
+    def job(job_id, _data):
+        if job_id.startswith("good"):
+            return
+        with (tmp_path / "pids").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        HANGS[int(job_id)]()
+
+    good = [f"good{n}" for n in range(50)]
+    ids = [*map(str, range(len(HANGS))), *good]
+    summary = postgres_jobset(
+        "hangs", job, ids, **address, verbose=False, processes=2, job_timeout=0.5, max_attempts=2
+    )  # fmt: skip
+    assert (summary.complete, summary.failed) == (len(good), len(HANGS))
+    rows = sql("SELECT job_id, kind, type, message, stack, seconds, final FROM wb_failures ORDER BY failure")
+    assert len(rows) == 2 * len(HANGS)
+    for job_id, kind, type_, message, stack, seconds, _ in rows:
+        assert (kind, type_, message) == ("timeout", "timeout", "ran for longer than 0.5 s (job_timeout)")
+        assert f"in {HANGS[int(job_id)].__name__}" in stack
+        assert seconds >= 0.5
+    assert sorted(row[0] for row in rows if row[-1]) == [str(n) for n in range(len(HANGS))]
+    assert sql("SELECT sum(errors), sum(crashes) FROM wb__hangs") == [(2 * len(HANGS), 0)]
+    assert not any(alive(int(pid)) for pid in (tmp_path / "pids").read_text().split())
+    # Each in a bee that the good ones were not harmed by.
+    assert sql("SELECT count(*) FROM wb_failures WHERE job_id LIKE 'good%%'") == [(0,)]
+
+
+def eat(megabytes):
+    block = bytearray(megabytes * 1024 * 1024)
+    block[::4096] = b"x" * len(block[::4096])
+    return block
+
+
+def test_a_bee_over_its_memory_limit_is_killed(address, sql):
+    shared = eat(300)  # the supervisor's: no bee is to blame for what all of them share
+
+    def job(job_id, _data):
+        if job_id == "fat":
+            block = eat(900)
+            time.sleep(3600)
+            del block
+        if job_id == "fat-child":
+            # Its tree counts.
+            code = "import time; block = b'x' * 900_000_000; time.sleep(3600)"
+            subprocess.run([sys.executable, "-c", code], check=True)
+        assert shared[0]
+
+    ids = ["fat", "fat-child", *(f"good{n}" for n in range(50))]
+    summary = postgres_jobset(
+        "fat", job, ids, **address, verbose=False, processes=2, memory_limit="500MB", max_crashes=1
+    )  # fmt: skip
+    assert (summary.complete, summary.failed, summary.crashed_here) == (50, 2, 0)
+    rows = sql("SELECT job_id, kind, type, message, stack FROM wb_failures ORDER BY job_id")
+    assert [(job_id, kind, type_) for job_id, kind, type_, _, _ in rows] == [
+        ("fat", "memory", "memory"),
+        ("fat-child", "memory", "memory"),
+    ]
+    for *_, message, _ in rows:
+        assert message.startswith("its bee used ")
+        assert message.endswith(", more than the 500 MB of memory_limit")
+    assert sql("SELECT sum(errors), sum(crashes) FROM wb__fat") == [(0, 2)]
+
+
+def test_when_the_node_runs_short_the_fattest_goes(address, sql, capsys):
+    own = memory.used_by(memory.tree(os.getpid()))
+
+    def job(job_id, _data):
+        if job_id == "fat":
+            block = eat(700)
+            time.sleep(3600)
+            del block
+
+    ids = ["fat", *(f"good{n}" for n in range(50))]
+    summary = postgres_jobset(
+        "short", job, ids, **address, processes=2, node_memory=own + 600_000_000, max_crashes=1
+    )  # fmt: skip
+    assert (summary.complete, summary.failed) == (50, 1)
+    ((job_id, kind, message),) = sql("SELECT job_id, kind, message FROM wb_failures")
+    assert (job_id, kind) == ("fat", "memory")
+    assert "its bee used most" in message
+    assert "node_memory ran short" in message
+    assert "node_memory ran short" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_cgroup_is_asked(tmp_path, version):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    group = tmp_path / "sys/fs/cgroup/memory/slot"
+    group.mkdir(parents=True)
+    if version == 1:
+        mount = "31 23 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory"
+        own, limit, current, events = "4:memory:/slot", "memory.limit_in_bytes", "memory.usage_in_bytes", "oom_control"
+        stat = "inactive_file 1\ntotal_inactive_file 200\ntotal_active_file 100\n"
+    else:
+        mount = "31 23 0:28 / /sys/fs/cgroup/memory rw - cgroup2 cgroup2 rw"
+        own, limit, current, events = "0::/slot", "memory.max", "memory.current", "events"
+        stat = "inactive_file 200\nactive_file 100\n"
+    (tmp_path / "proc/self/mountinfo").write_text(mount + "\n")
+    (tmp_path / "proc/self/cgroup").write_text(own + "\n")
+    (group / limit).write_text("1000000\n")
+    (group / current).write_text("900300\n")
+    (group / "memory.stat").write_text(stat)
+    (group / f"memory.{events}").write_text("low 0\noom_kill 3\n")
+    gauge, machine = memory.gauges(None, tmp_path)
+    # Page cache is not what the kernel kills for.
+    assert (gauge.name, gauge.allowed, gauge.used()) == ("the cgroup's memory", 900_000, 900_000)
+    assert machine.allowed == int(0.9 * psutil.virtual_memory().total)
+    assert memory.oom_kills(tmp_path) == 3
+    (group / limit).write_text("max\n" if version == 2 else "9223372036854771712\n")
+    assert [gauge.name for gauge in memory.gauges(None, tmp_path)] == ["the machine's memory"]
+
+
+def test_the_kernel_takes_a_bee_first(address):
+    def score(pid="self"):
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    def job(_job_id, _data):
+        assert score() == score(os.getppid()) + 500
+
+    assert postgres_jobset("oom", job, ["a"], **address, verbose=False, processes=1).ok
+
+
+def test_a_sigkill_that_nobody_here_sent_is_told_as_such(address, sql):
+    def job(_job_id, _data):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    postgres_jobset("killed", job, ["a"], **address, verbose=False, processes=1, max_crashes=1)
+    ((message,),) = sql("SELECT message FROM wb_failures")
+    assert message == "its bee died: SIGKILL, sent by nobody here (a person, or a batch system)"
+
+
+def test_bees_are_replaced_before_they_have_had_their_jobs(address, tmp_path):
+    def job(_job_id, _data):
+        with (tmp_path / "pids").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+    assert postgres_jobset(
+        "leak", job, map(str, range(200)), **address, verbose=False, processes=2, max_jobs_per_bee=8
+    ).ok
+    pids = (tmp_path / "pids").read_text().split()
+    counts = [pids.count(pid) for pid in set(pids)]
+    assert sum(counts) == 200
+    assert max(counts) <= 8
+    # With jitter: some end sooner, none but the last of each slot much sooner.
+    assert len({count for count in counts if count >= 6}) > 1
+    assert sorted(counts)[2] >= 6
+
+
+def test_a_bee_gone_bad_is_replaced(address, sql):
+    """A job that uses up its bee's descriptors costs a few attempts of others, not all of them."""
+
+    def job(job_id, _data):
+        if job_id == "leak":
+            try:
+                while True:
+                    os.open(os.devnull, os.O_RDONLY)
+            except OSError:
+                return
+        Path(os.devnull).read_text()
+
+    summary = postgres_jobset(
+        "poison", job, ["leak", *map(str, range(300))], **address, verbose=False, processes=1, max_attempts=5
+    )
+    assert summary.ok
+    ((failures,),) = sql("SELECT count(*) FROM wb_failures WHERE kind = 'error'")
+    assert failures <= 3
+
+
+def test_a_node_that_fails_everything_pauses(sql, script, tmp_path):
+    """A bad node beside a good one: the jobset comes to no harm."""
+    node = """
+        import os, sys, time
+        from pathlib import Path
+        from workerbee import postgres_jobset
+
+        def job(job_id, data):
+            if sys.argv[1] == "bad":
+                raise OSError("no space left on this machine")
+            while not Path("go").exists():
+                time.sleep(0.01)
+
+        print(postgres_jobset("bad_node", job, map(str, range(500)), processes=2))
+    """
+    bad = script(node, "bad")
+    said = []
+    reader = threading.Thread(target=lambda: said.extend(bad.stdout))
+    reader.start()
+    wait_until(lambda: any("bees pause for 2 s" in line for line in said), "the bad node to pause")
+    ((eaten,),) = sql("SELECT sum(errors) FROM wb__bad_node")
+    # Those that were under way when the tenth failed come on top.
+    assert 2 * FEW <= eaten <= 2 * FEW + 4
+    assert any("10 jobs in a row failed here and none completed: bees pause for 1 s" in line for line in said)
+    good = script(node, "good")
+    (tmp_path / "go").touch()
+    out = good.communicate()[0]
+    assert "500 of 500 jobs complete, 0 failed" in out
+    bad.wait()
+    reader.join()
+    assert sql("SELECT max(errors) < 3 FROM wb__bad_node") == [(True,)]
+
+
+def test_a_failed_job_is_offered_to_other_nodes_first(sql, script, tmp_path):
+    node = """
+        import os, sys, time
+        from pathlib import Path
+        from workerbee import postgres_jobset
+
+        def job(job_id, data):
+            if job_id == "picky":
+                with open("tried", "a") as file:
+                    file.write(sys.argv[1])
+                if sys.argv[1] == "first":
+                    raise OSError("not here")
+            while not Path(f"go-{sys.argv[1]}").exists():
+                time.sleep(0.01)
+
+        print(postgres_jobset("picky", job, eval(sys.argv[2]), processes=1, lease=4))
+    """
+    tried = tmp_path / "tried"
+    second = script(node, "second", "['long']")
+    wait_until(lambda: sql("SELECT to_regclass('wb_claims__picky') IS NOT NULL")[0][0])
+    wait_until(lambda: sql("SELECT count(*) FROM wb_claims__picky WHERE lo IS NOT NULL")[0][0] == 1)
+    # A second job, which only the second node does well, and which the first is the first to try.
+    sql("INSERT INTO wb__picky (pos, job_id) VALUES (2, 'picky')")
+    sql("INSERT INTO wb_ranges__picky VALUES (0, 2, 2)")
+    sql("UPDATE wb_jobsets SET total = 2")
+    first = script(node, "first", "None")
+    wait_until(tried.exists)
+    wait_until(lambda: sql("SELECT count(*) FROM wb_failures")[0][0] == 1)
+    # It waits for the second one, which is busy, however often it looks.
+    counted = sql("SELECT beat_at FROM wb_nodes ORDER BY node DESC LIMIT 1")
+    wait_until(lambda: sql("SELECT beat_at FROM wb_nodes ORDER BY node DESC LIMIT 1") != counted)
+    assert tried.read_text() == "first"
+    (tmp_path / "go-second").touch()
+    assert "2 of 2 jobs complete" in second.communicate()[0]
+    assert "2 of 2 jobs complete" in first.communicate()[0]
+    assert tried.read_text() == "firstsecond"
+
+
+def test_the_jobset_stops_at_so_many_failures(address, capsys):
+    def job(job_id, _data):
+        if int(job_id) % 2:
+            raise ValueError("odd")
+
+    for processes, most in ((2, 5), (None, "10%")):
+        summary = postgres_jobset(
+            f"most{processes or 1}", job, map(str, range(200)), **address, processes=processes, max_attempts=1,
+            max_failures=most,
+        )  # fmt: skip
+        limit = 5 if processes else 20
+        assert limit <= summary.failed <= limit + 4
+        assert not summary.ok
+        assert summary.complete + summary.failed < 200
+        said = capsys.readouterr().out
+        assert f"jobs are FAILED, max_failures is {limit}: no new claims" in said
+        assert "The same call goes on with the" in said
+        # Started again, it sees at once that there are enough of them.
+        again = postgres_jobset(f"most{processes or 1}", job, **address, verbose=False, processes=2, max_failures=most)
+        assert again.failed == summary.failed
+
+
+@pytest.mark.parametrize("processes", [None, 2])
+def test_a_node_is_through_before_its_time_is_over(address, sql, processes):
+    def job(job_id, _data):
+        time.sleep(3600 if job_id == "long" else 0.05)
+
+    begun = time.monotonic()
+    ids = ["long", *map(str, range(10_000))]
+    summary = postgres_jobset("walltime", job, ids, **address, verbose=False, processes=processes, stop_after=4)
+    assert time.monotonic() - begun < 60
+    assert 0 < summary.complete < 10_000
+    assert sql("SELECT count(*) FROM wb_claims__walltime") == [(0,)]
+    # What did not finish is not to blame.
+    assert sql("SELECT count(*) FROM wb_failures") == [(0,)]
+    assert sql("SELECT sum(hi - lo + 1) FROM wb_ranges__walltime") == [(10_001 - summary.complete,)]
+
+
+def test_no_job_is_claimed_that_would_not_be_through(stopping):
+    board, stop = stopping
+    curfew = Curfew(board, time.monotonic() + 20, stop)
+    for _ in range(20):
+        board.slots[0].learn(5.0)
+    assert curfew.look() > time.monotonic()
+    assert not board.header.stop
+    for _ in range(50):
+        board.slots[0].learn(30.0)
+    curfew.look()
+    assert board.header.stop
+    assert 17 < stop.deadline - time.monotonic() <= 18
+
+
+def test_a_slurm_job_ends_in_time():
+    assert seconds_left({}) is None
+    assert seconds_left({"SLURM_JOB_END_TIME": str(time.time() + 100)}) is None
+    slurm = {"SLURM_JOB_ID": "7"}
+    assert seconds_left(slurm) is None
+    assert 90 < seconds_left({**slurm, "SLURM_JOB_END_TIME": str(int(time.time() + 100))}) <= 95
+    assert seconds_left({**slurm, "SLURM_JOB_END_TIME": "1"}) == 0
+    for nonsense in ("", "soon", "nan", "inf", "-5", "0"):
+        assert seconds_left({**slurm, "SLURM_JOB_END_TIME": nonsense}) is None
+
+
+@pytest.fixture
+def stopping():
+    board = Board(2)
+    yield board, Stopping(board, 30, lambda _: None)
+    board.close()
+
+
+def test_a_bee_through_with_the_accused_job_is_not_charged(stopping):
+    board, _ = stopping
+    slot = board.slots[0]
+    slot.move(Phase.ALIVE)
+    slot.jobs = 7
+    slot.condemn(Verdict.TIMEOUT, "too long")
+    assert (slot.verdict, slot.read_reason()) == (Verdict.TIMEOUT, "too long")
+    slot.condemn(Verdict.ORDERED)
+    assert slot.verdict is Verdict.TIMEOUT
+    slot.jobs = 8
+    assert slot.verdict is Verdict.ORDERED
+    slot.clear()
+    assert (slot.verdict, slot.read_reason()) == (Verdict.NONE, "")
+
+
+def test_failures_are_counted_before_the_keeper_counts_them(stopping):
+    board, stop = stopping
+    limit = FailureLimit(board, 0.07, stop)
+    limit.look()
+    assert not board.header.stop  # nothing is known yet
+    board.header.counted, board.header.total, board.header.failed, board.header.failed_here = 1.0, 100, 5, 2
+    board.slots[1].failed = 3
+    limit.look()
+    assert not board.header.stop
+    board.slots[0].failed = 1
+    limit.look()
+    assert board.header.stop
+
+
+def test_a_row_of_failures_counts_where_jobs_complete(stopping):
+    board, _ = stopping
+    said = []
+    probation = Probation(board, said.append)
+    slot = board.slots[0]
+    for _ in range(FEW):
+        assert not board.header.hold
+        slot.strikes += 1
+        probation.look()
+    assert board.header.hold > time.monotonic()
+    slot.completed += 1
+    probation.look()
+    assert not board.header.hold
+    # Half of the jobs fail by their own fault: a row must be twice as long.
+    for _ in range(100):
+        slot.strikes += 1
+        probation.look()
+        slot.completed += 1
+        probation.look()
+    for _ in range(2 * FEW):
+        assert not board.header.hold
+        slot.strikes += 1
+        probation.look()
+    slot.strikes += 1
+    probation.look()
+    assert board.header.hold
+    assert len(said) == 2
