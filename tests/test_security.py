@@ -18,10 +18,8 @@ import workerbee
 from tests.test_display import Terminal
 from workerbee import postgres_jobset
 from workerbee.address import resolve
-from workerbee.job import Limits
 from workerbee.loading import set_up
 from workerbee.node import Node
-from workerbee.options import check_node
 from workerbee.queries import identifiers, shelf
 from workerbee.session import Session
 from workerbee.store import Store
@@ -74,7 +72,9 @@ def test_values_are_never_spliced_into_sql(sql, address):
         for module, name, node in calls()
         if name.endswith((".execute", ".executemany", ".copy_expert", ".callproc", ".mogrify"))
     ]
-    assert set(executed) == {("store", "self._queries[name]")}
+    # The store takes its queries from the shelf, and the link under it passes them on.
+    shelved = {"self._queries[name]", "self._head + self._queries[name]"}
+    assert set(executed) == {("store", query) for query in shelved} | {("link", "query")}
     for name, query in shelf().items():
         assert set(re.findall(r"\{(\w*)\}", query.string)) <= set(identifiers("x")), name
         assert "EXECUTE" not in query.string and "||" not in query.string, name
@@ -214,19 +214,28 @@ def test_the_password_is_nowhere(address, sql, tmp_path, capfd, caplog, monkeypa
     assert not [text for text in said if any(secret in text for secret in secrets)]
 
 
-def test_the_password_is_in_no_repr(address):
-    found = resolve(**{**address, "password": PASSWORD})
-    options = check_node(1, None, 1, 1, None, 1, None)
-    node = Node(found, "secret", lambda *_: None, Limits(), options, 1)
-    session = Session(found, "secret", "name")
-    session.call(lambda store: store.run("find_shared_tables"))
+def test_the_password_is_in_no_repr(address, monkeypatch):
+    nodes = []
+    supervise = Node.supervise
+
+    def seen(node, display):
+        nodes.append(node)
+        return supervise(node, display)
+
+    monkeypatch.setattr(Node, "supervise", seen)
+    address = {**address, "password": PASSWORD}
+    postgres_jobset("secret", lambda *_: None, ["a"], **address, verbose=False, processes=1)
+    (node,) = nodes
+    session = Session(node.work.address, "secret", "name")
+    session.call(lambda store: store.counts())
     try:
-        things = [found, node, node.work, session, session._store, session._store.connection, node.board, options]
-        for thing in things:
+        assert node.work.address.parameters["password"] == PASSWORD
+        store = session._store
+        things = [resolve(**address), node, node.work, node.work.address, session, store, store.connection]
+        for thing in [*things, store.connection.dsn]:
             assert "pa55w0rd" not in f"{thing!r} {thing}"
     finally:
         session.close()
-        node.close()
 
 
 def test_failure_records_are_bounded(address, sql, tmp_path):
