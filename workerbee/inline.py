@@ -11,11 +11,12 @@ import threading
 import time
 from collections.abc import Iterator
 
-from workerbee.bee import Bee, Interrupted
+from workerbee.bee import Bee
 from workerbee.board import Phase, Verdict
 from workerbee.brood import LAST_WORDS
 from workerbee.child import Child
 from workerbee.curfew import settling
+from workerbee.description import Interrupted
 from workerbee.display import Mute, Narrator
 from workerbee.errors import DatabaseError
 from workerbee.job import Charge, Job

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import pickle
 import random
 import signal
 import socket
@@ -15,57 +14,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, cast
 
-import cloudpickle
 import psutil
 from setproctitle import setproctitle
 
 from workerbee import embedded, orphans
 from workerbee.address import Address
-from workerbee.bee import Bee, Interrupted
+from workerbee.bee import Bee
 from workerbee.board import Board, Phase, Verdict
 from workerbee.child import kill_group
-from workerbee.errors import DatabaseError, InvalidType
+from workerbee.description import Interrupted
+from workerbee.errors import DatabaseError
 from workerbee.events import Event, Sender
-from workerbee.job import Charge, Job, JobFunction, Limits
-from workerbee.keeper import Abandoned, Keeper, Watch
+from workerbee.job import Charge, Job, Limits
+from workerbee.keeper import Keeper
 from workerbee.options import NodeOptions
+from workerbee.portable import Portable
 from workerbee.session import Session
 from workerbee.text import printable
+from workerbee.watch import Abandoned, Watch
 
 LOG_TAIL = 16_000  # bytes of a bee's log that go into a failure's record
 MOST_ERRORS = 3  # in a row, before a bee is replaced: they may be its own
-
-
-class Portable:
-    """Any function, made fit for a spawned process: lambdas, closures and what __main__ defines go by value.
-
-    Over there it is unpacked by the first who asks for it, so that a failure has somebody to tell of it.
-    """
-
-    def __init__(self, function: JobFunction | None, packed: bytes = b"") -> None:
-        self._function = function
-        self._packed = packed
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Portable, (None, self.packed())
-
-    @property
-    def function(self) -> JobFunction:
-        if self._function is None:
-            self._function = cast(JobFunction, pickle.loads(self._packed))
-        return self._function
-
-    def packed(self) -> bytes:
-        """The function as bytes. Raises `InvalidType` for one that holds what cannot leave this process."""
-        try:
-            return self._packed or bytes(cloudpickle.dumps(self._function))
-        except Exception as error:  # whatever the __reduce__ of a user's object raises
-            raise InvalidType(
-                f"job_function cannot be sent to a spawned process ({type(error).__name__}: {error}); "
-                "load what it holds inside the function, or use start_method='fork'"
-            ) from None
 
 
 @dataclass(frozen=True)

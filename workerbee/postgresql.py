@@ -7,12 +7,8 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
-import traceback
 from collections.abc import Callable
-from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 import psycopg2
@@ -22,7 +18,7 @@ from workerbee import options as checks
 from workerbee.address import Address, connect, refusal, resolve
 from workerbee.child import occupy_standard_fds
 from workerbee.display import Mute, Narrator, Quiet, chosen, ended
-from workerbee.errors import DatabaseError, WorkerbeeError
+from workerbee.errors import DatabaseError, WorkerbeeError, spare_our_frames
 from workerbee.inline import Inline
 from workerbee.job import JobFunction, JobsetSummary
 from workerbee.lives import machine_id
@@ -133,7 +129,7 @@ def postgres_jobset(
         except psycopg2.Error as error:
             raise refusal(error, address) from None
     except WorkerbeeError as error:
-        _spare_our_frames()
+        spare_our_frames()
         raise error.with_traceback(None) from None
     if stopped is signal.SIGINT:
         raise KeyboardInterrupt
@@ -243,24 +239,3 @@ def _summarise(
         for line in ended(summary, groups, CAUSES_SHOWN):
             display.say(line)
     return summary
-
-
-def _spare_our_frames() -> None:
-    """Let an error that nobody catches end in the caller's line and its one message.
-
-    Only where the interpreter's own excepthook is in force: whoever has set another one wants to see it all.
-    """
-    if sys.excepthook is not sys.__excepthook__:
-        return
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if isinstance(error, WorkerbeeError):
-            ours = str(Path(__file__).parent)
-            frames = [frame for frame in traceback.extract_tb(trace) if not frame.filename.startswith(ours)]
-            shown = traceback.format_list(frames)
-            said = f"{kind.__module__}.{kind.__qualname__}: {error}\n"
-            sys.stderr.write("".join(["Traceback (most recent call last):\n", *shown, said]))
-        else:
-            sys.__excepthook__(kind, error, trace)
-
-    sys.excepthook = hook

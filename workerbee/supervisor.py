@@ -83,10 +83,12 @@ class Supervisor:
         self._brood.watch(self._events.fd)
         self._brood.watch(self._signals.fd)
         try:
-            while not self._over():
+            while True:
                 self._reap()
                 self._obey()
                 self._look_after_duties()
+                if self._over():
+                    break
                 self._maintain()
                 self._report()
                 self._sleep()
