@@ -45,7 +45,7 @@ def calls():
 def test_nothing_is_unpickled_but_what_the_parent_sent():
     found = {(module, name) for module, name, _ in calls() if re.search(r"\bload(s)?$|Unpickler|unpickle", name)}
     assert {(module, name) for module, name in found if "json" not in name} <= {
-        ("lives", "pickle.loads"),
+        ("portable", "pickle.loads"),
         ("bee", "loads"),  # json's
     }
     assert "from json import loads" in (PACKAGE / "bee.py").read_text("utf-8")
@@ -226,7 +226,7 @@ def test_the_password_is_in_no_repr(address, monkeypatch):
     address = {**address, "password": PASSWORD}
     postgres_jobset("secret", lambda *_: None, ["a"], **address, verbose=False, processes=1)
     (node,) = nodes
-    session = Session(node.work.address, "secret", "name")
+    session = Session(node.work.address, "secret", "name", patience=0)
     session.call(lambda store: store.counts())
     try:
         assert node.work.address.parameters["password"] == PASSWORD
