@@ -272,7 +272,7 @@ from workerbee import postgres_jobset
 def job(job_id, data):
     with open("times", "a") as file:
         file.write(f"{time.time():.0f}\\n")
-    while not Path("jump").exists():
+    while not Path("go").exists():
         time.sleep(0.01)
 
 print(postgres_jobset("clock", job, map(str, range(40)), lease=1, processes=eval(sys.argv[1])))
@@ -284,6 +284,11 @@ print(postgres_jobset("clock", job, map(str, range(40)), lease=1, processes=eval
     wait_until(lambda: times.exists() and len(times.read_text().split()) == (processes or 1))
     pass_time(sql, 1.5)
     (tmp_path / "jump").touch()
+    for _ in range(3):
+        # Its heart beats on, or another node would take its jobs.
+        ((before,),) = sql("SELECT beat_at FROM wb_nodes")
+        wait_until(lambda before=before: sql("SELECT beat_at > %s FROM wb_nodes", before) == [(True,)])
+    (tmp_path / "go").touch()
     said = process.communicate()[0]
     assert process.returncode == 0, said
     assert "40 of 40 jobs complete" in said
