@@ -474,6 +474,21 @@ def test_limits_of_an_administrator(start, sql, tmp_path, own, parameters, setti
     other.close()
 
 
+@pytest.mark.parametrize("processes", [None, 2])
+def test_backends_are_terminated_in_the_middle_of_a_statement(start, sql, tmp_path, parameters, processes):
+    process = start(processes=processes)
+    wait_for_jobs(tmp_path, processes or 1)
+    with psycopg2.connect(**parameters) as other, other.cursor() as cursor:
+        cursor.execute("LOCK TABLE wb_claims__faults IN EXCLUSIVE MODE")
+        let_go(tmp_path)
+        waiting = "query ~ 'WITH held' AND wait_event_type = 'Lock'"
+        for _ in range(2):
+            wait_until(lambda: sql(f"SELECT pid FROM pg_stat_activity WHERE {waiting}"), "a bee to settle")
+            sql(f"SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE {waiting}")
+    other.close()
+    assert_all_ran_once(process, tmp_path, sql)
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -484,6 +499,7 @@ def test_limits_of_an_administrator(start, sql, tmp_path, own, parameters, setti
     ],
 )
 def test_conflicts_are_tried_again_on_the_same_connection(parameters, error, code):
+    """The errors are not the real thing: a block raises them."""
     told = []
     session = Session(Address(parameters), "conflict", "workerbee test", lambda _seconds: None, outage=told.append)
     pids = []
