@@ -15,7 +15,7 @@ import pytest
 from tests.helpers import alive, descendants, wait_until
 from tests.proxy import Proxy
 from tests.server import running, small_disk
-from workerbee.address import Address
+from workerbee.address import Address, connect, link
 from workerbee.errors import DatabaseError
 from workerbee.queries import shelf
 from workerbee.session import Session
@@ -472,6 +472,20 @@ def test_limits_of_an_administrator(start, sql, tmp_path, own, parameters, setti
         finally:
             own.configure(**{setting: ""})
     other.close()
+
+
+@pytest.mark.parametrize("kind", [connect, link])
+def test_a_backend_is_terminated(parameters, kind):
+    session = Session(Address(parameters), "terminated", "workerbee test", connect=kind)
+    steps = ["terminate", "rollback"]
+
+    def step(store):
+        store._queries["terminate"] = "SELECT pg_terminate_backend(pg_backend_pid())"
+        return store.run(steps.pop(0))
+
+    assert session.call(step) == []
+    assert steps == []
+    session.close()
 
 
 @pytest.mark.parametrize("processes", [None, 2])
