@@ -54,16 +54,20 @@ def server() -> Iterator[dict[str, str]]:
 def parameters(server: dict[str, str], request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     """libpq parameters of a database that is this test's alone."""
     name = f"wb_test_{os.getpid()}_{abs(hash(request.node.nodeid)) % 10**9}"
-    admin = psycopg2.connect(**server)
-    admin.autocommit = True
-    with admin.cursor() as cursor:
-        cursor.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+
+    def ask(query: str, *values: Any) -> None:
+        # Connected anew: a test may restart the server meanwhile.
+        admin = psycopg2.connect(**server)
+        admin.autocommit = True
+        with admin.cursor() as cursor:
+            cursor.execute(query, values or None)
+        admin.close()
+
+    ask(f"CREATE DATABASE {name} TEMPLATE template0")
     yield {**server, "dbname": name}
-    with admin.cursor() as cursor:
-        # Sessions that a killed process left are for the server to notice.
-        cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
-        cursor.execute(f"DROP DATABASE {name}")
-    admin.close()
+    # Sessions that a killed process left are for the server to notice.
+    ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", name)
+    ask(f"DROP DATABASE {name}")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pwd
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import psycopg2
 import psycopg2.errors
@@ -16,7 +17,10 @@ import psycopg2.extensions
 from workerbee import embedded
 from workerbee.batch import batch_system
 from workerbee.errors import DatabaseError, InvalidType, InvalidValue
+from workerbee.link import Link, Silence
 from workerbee.text import printable, shown
+
+C = TypeVar("C", bound=psycopg2.extensions.connection)
 
 OLDEST_SERVER = 120000  # PostgreSQL 12
 ADDRESS_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGDATABASE", "PGSERVICE")
@@ -106,10 +110,28 @@ def resolve(
 
 def connect(address: Address, name: str) -> psycopg2.extensions.connection:
     """A connection that the server lists as `name`. Raises `DatabaseError`, in one line, without the password."""
+    return _connected(psycopg2.extensions.connection, address, name)
+
+
+def link(address: Address, name: str) -> Link:
+    """The same, for one on which no statement can hang; it has no COPY."""
+    try:
+        return _connected(Link, address, name)
+    except DatabaseError as error:
+        if not isinstance(error.__context__, Silence):
+            raise
+    # Of several hosts, libpq leaves one that is silent for the next only when it does the waiting itself.
+    found = connect(address, name)
+    where = {"host": found.info.host, "hostaddr": "", "port": str(found.info.port)}
+    found.close()
+    return _connected(Link, Address({**address.parameters, **where}), name)
+
+
+def _connected(kind: type[C], address: Address, name: str) -> C:
     # Ids are UTF-8, whatever the database keeps them in.
     ours = {"application_name": name[:63], "client_encoding": "UTF8"}
     defaults = {
-        "connect_timeout": "10",
+        "connect_timeout": os.environ.get("PGCONNECT_TIMEOUT") or "10",
         # A peer that went away without a word is noticed within half a minute, not after two hours.
         "keepalives_idle": "10",
         "keepalives_interval": "5",
@@ -118,7 +140,7 @@ def connect(address: Address, name: str) -> psycopg2.extensions.connection:
     }
     try:
         dsn = psycopg2.extensions.make_dsn(**{**defaults, **address.parameters, **ours})
-        connection: psycopg2.extensions.connection = psycopg2.connect(dsn)
+        connection = kind(dsn)
     except psycopg2.Error as error:
         raise DatabaseError(f"cannot connect to {address}: {said(error)}") from None
     if connection.server_version < OLDEST_SERVER:
@@ -135,6 +157,8 @@ def refusal(error: psycopg2.Error, address: Address) -> DatabaseError:
             f"user {address.user} lacks a right in {address}: {said(error)} (to set a jobset up takes CREATE "
             "in a schema of the search_path, and TEMPORARY in the database)"
         )
+    if isinstance(error, psycopg2.errors.UndefinedTable):
+        return DatabaseError(f"{address}: tables of this jobset are gone, somebody has dropped them: {said(error)}")
     return DatabaseError(f"{address}: {said(error)}")
 
 

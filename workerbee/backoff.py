@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from workerbee.board import Board
+from workerbee.errors import NodeFailed
 from workerbee.stopping import Stopping
 from workerbee.text import ending
 
@@ -40,7 +41,8 @@ class Backoff:
         self._completed = completed
         reason = slot.read_note() or ending(code)
         if self._deaths >= LIMIT:
-            self._stopping.give_up(f"{LIMIT} bees in a row died before they claimed a job; the last: {reason}")
+            failure = f"{LIMIT} bees in a row died before they claimed a job; the last: {reason}"
+            self._stopping.give_up(NodeFailed(failure))
         else:
             pause = self._put_off(index)
             self._say(f"bee {index} died before it claimed a job ({reason}), next try in {pause:.1f} s")
@@ -53,7 +55,7 @@ class Backoff:
         pause = self._put_off(index)
         what = f"bee {index} cannot be started ({error.strerror or error})"
         if now - self._bees_seen > NO_BEES:
-            self._stopping.give_up(f"no bee could be started for {NO_BEES:.0f} s; the last try: {what}")
+            self._stopping.give_up(NodeFailed(f"no bee could be started for {NO_BEES:.0f} s; the last try: {what}"))
         else:
             self._say(f"{what}, next try in {pause:.1f} s")
 

@@ -6,7 +6,6 @@ import os
 import random
 import sys
 import time
-import traceback
 from collections.abc import Callable
 
 # By name: a job may put others into their modules.
@@ -16,18 +15,12 @@ from types import CoroutineType
 from typing import Protocol
 
 from workerbee.board import Board, Phase
-from workerbee.job import Charge, Claim, Failure, Job, JobFunction, Kind, Limits, Outcome, State
+from workerbee.description import Interrupted, describe
+from workerbee.job import Charge, Claim, Job, JobFunction, Limits, Outcome, State
 from workerbee.session import Session
 from workerbee.store import Store
-from workerbee.text import storable
 
 HOLD = 0.05  # seconds between looks at whether the node holds its bees back
-MESSAGE_LIMIT = 4_000  # characters of a failure record
-STACK_LIMIT = 16_000
-
-
-class Interrupted(BaseException):
-    """Raised inside a job, or a pause, by whoever stops the bee at once: no outcome of the job."""
 
 
 class Witness(Protocol):
@@ -121,6 +114,9 @@ class Bee:
         """Settle what is done and hold the next claim; False when nothing is pending."""
         while self._may_claim():
             following, pending = self._session.call(self._settle_and_claim, again=self._read_back)
+            if following is None:
+                # A statement that we had given up for lost may have been slow: then the next claim is ours.
+                following = self._session.call(lambda store: store.find_claim(self._claim.bee))
             if following is None:
                 # Our node was taken for dead, and the claim was given away: our word counts no more.
                 self._register()
@@ -222,33 +218,6 @@ class Bee:
         self._errors = 0
         self._witness.completed(job)
         return None
-
-
-def describe(error: BaseException, log: str = "") -> Failure:
-    """What `error`, raised by a job, says of itself and where it came from."""
-    kind = type(error)
-    # Without our own frame, the one that made the call.
-    trace = error.__traceback__ and error.__traceback__.tb_next
-    name = _said(lambda: f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."), "its class's name")
-    message = _said(lambda: str(error), "its __str__")
-    stack = _said(lambda: "".join(traceback.format_exception(kind, error, trace)), "no traceback: formatting it")
-    return Failure(
-        Kind.ERROR,
-        storable(name, 200),
-        storable(message, MESSAGE_LIMIT),
-        storable(stack, STACK_LIMIT),
-        log=storable(log, STACK_LIMIT),
-    )
-
-
-def _said(read: Callable[[], str], what: str) -> str:
-    try:
-        return str.__str__(read())
-    except Interrupted:
-        raise
-    except BaseException as error:  # user code, SystemExit included: the error matters more than its words
-        name = type.__dict__["__name__"].__get__(type(error))  # past a metaclass that lies
-        return f"<{what} raised {name}>"
 
 
 def _leave_fork(error: BaseException | None) -> None:

@@ -52,7 +52,7 @@ class Verdict(enum.IntEnum):
 class Header(ctypes.Structure):
     """What all of a node's processes need to know."""
 
-    stop: int  # set by the supervisor: claim no more
+    stop: int  # set by the supervisor, or with `refused`: claim no more
     closing: int  # set by the supervisor: no bee is left, the keeper may end the node
     node: int  # its row in wb_nodes
     total: int  # the jobset's counts as the keeper last read them, at `counted` (monotonic seconds)
@@ -66,6 +66,8 @@ class Header(ctypes.Structure):
     seen: float  # when the keeper was last at work
     away: float  # since when the keeper has had no database, in monotonic seconds; 0 while it has one
     hold: float  # set by the supervisor: bees claim nothing before this monotonic second
+    refused: int  # set by the keeper or a bee: the database refuses what no waiting will change
+    _why: bytes  # the last that the database said against it
     _fields_ = [
         ("stop", ctypes.c_int64),
         ("closing", ctypes.c_int64),
@@ -81,7 +83,21 @@ class Header(ctypes.Structure):
         ("seen", ctypes.c_double),
         ("away", ctypes.c_double),
         ("hold", ctypes.c_double),
+        ("refused", ctypes.c_int64),
+        ("_why", ctypes.c_char * 1024),
     ]
+
+    def write_why(self, text: str) -> None:
+        self._why = _fitting(text, 1023)
+
+    def refuse(self, why: str) -> None:
+        """Let the node end, since the database refuses it."""
+        if not self.refused:
+            self.write_why(why)
+            self.refused = self.stop = 1
+
+    def read_why(self) -> str:
+        return self._why.decode("utf-8", "ignore")
 
 
 class Slot(ctypes.Structure):
@@ -184,7 +200,7 @@ class Slot(ctypes.Structure):
 
     def write_note(self, text: str) -> None:
         """Leave `text` for whoever finds this bee dead."""
-        self.note = text.encode("utf-8", "backslashreplace").replace(b"\0", b"")[:1023]
+        self.note = _fitting(text, 1023)
 
     def read_note(self) -> str:
         return self.note.decode("utf-8", "ignore")
@@ -237,3 +253,7 @@ class Board:
     @property
     def crashed(self) -> int:
         return sum(slot.crashed for slot in self.slots)
+
+
+def _fitting(text: str, size: int) -> bytes:
+    return text.encode("utf-8", "backslashreplace").replace(b"\0", b"")[:size]

@@ -4,6 +4,11 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+
 
 class WorkerbeeError(Exception):
     """The root of every error that workerbee raises."""
@@ -27,3 +32,24 @@ class DatabaseError(WorkerbeeError):
 
 class NodeFailed(WorkerbeeError):
     """This node gave up: its bees die before they claim a job. The message carries the reason."""
+
+
+def spare_our_frames() -> None:
+    """Let an error that nobody catches end in the caller's line and its one message.
+
+    Only where the interpreter's own excepthook is in force: whoever has set another one wants to see it all.
+    """
+    if sys.excepthook is not sys.__excepthook__:
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, WorkerbeeError):
+            ours = str(Path(__file__).parent)
+            frames = [frame for frame in traceback.extract_tb(trace) if not frame.filename.startswith(ours)]
+            shown = traceback.format_list(frames)
+            said = f"{kind.__module__}.{kind.__qualname__}: {error}\n"
+            sys.stderr.write("".join(["Traceback (most recent call last):\n", *shown, said]))
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = hook

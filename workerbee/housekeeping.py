@@ -8,6 +8,7 @@ from collections.abc import Callable
 from workerbee.board import Board
 from workerbee.brood import Brood
 from workerbee.child import Child
+from workerbee.errors import DatabaseError, NodeFailed
 from workerbee.stopping import Stopping
 from workerbee.text import ending
 
@@ -53,12 +54,12 @@ class Housekeeping:
         if keeper is None or (code := keeper.poll()) is None:
             return
         self._brood.drop_keeper()
-        if self._header.closing:
+        if self._header.closing or self._header.refused:
             return
         self._lost = 0 if self._ended or self._header.counted > self._started else self._lost + 1
         if self._lost >= KEEPERS:
             why = f"{KEEPERS} keepers in a row died before they had done anything; the last: {ending(code)}"
-            self._stopping.give_up(why, grace=0)
+            self._stopping.give_up(NodeFailed(why), grace=0)
         else:
             self._say(f"the keeper died ({ending(code)}), started again")
 
@@ -67,6 +68,8 @@ class Housekeeping:
         now = time.monotonic()
         self._mind_outage(now)
         keeper = self._brood.keeper
+        if self._header.refused:
+            self._stopping.give_up(DatabaseError(self._header.read_why()))
         if keeper is None and self._stopping.failure is None:
             # Also while the node stops: claims go back through it, and nobody else empties a dead bee's slot.
             return self._try_to_start(now)
@@ -96,10 +99,10 @@ class Housekeeping:
         return now + AGAIN
 
     def _mind_outage(self, now: float) -> None:
-        away = self._header.away
+        away, why = self._header.away, self._header.read_why()
         if bool(away) != self._away:
             self._away = bool(away)
-            what = "is away: jobs run on, and their outcomes are kept" if away else "is back"
+            what = f"is away ({why}): jobs run on, and their outcomes are kept" if away else "is back"
             self._say(f"the database {what}")
         if away and now - away > self._patience:
-            self._stopping.give_up(f"the database has been away for {self._patience:.0f} s")
+            self._stopping.give_up(NodeFailed(f"the database has been away for {self._patience:.0f} s: {why}"))

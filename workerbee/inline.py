@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import Iterator
 
-from workerbee.bee import Bee, Interrupted
+from workerbee.bee import Bee
 from workerbee.board import Phase, Verdict
 from workerbee.brood import LAST_WORDS
 from workerbee.child import Child
 from workerbee.curfew import settling
+from workerbee.description import Interrupted
 from workerbee.display import Mute, Narrator
+from workerbee.errors import DatabaseError
 from workerbee.job import Charge, Job
 from workerbee.lives import pausing
 from workerbee.node import Node
@@ -49,14 +51,15 @@ class Inline:
         self._is_over = False
 
     def run(self) -> signal.Signals | None:
-        """Work until there is no more; returns the signal that ended it before."""
+        """Work until there is no more; returns the signal that ended it before. Raises `DatabaseError` when the
+        database refuses what the bee or its keeper needs, or stays away."""
         work = self._node.work
         work.title("bee")
         self._look_after_keeper()
         with noted(self._stop) as signals, _stacks_to(self._node.board.stacks[0].fd):
             pause = pausing(self._node.board, signals.wait)
             name = f"workerbee {work.jobset_id} bee"
-            session = Session(work.address, work.jobset_id, name, pause, work.options.db_patience)
+            session = Session(work.address, work.jobset_id, name, pause, patience=work.options.db_patience)
             bee = Bee(session, self._node.board, 0, work.function.function, work.limits, self)
             self._set_timer()
             try:
@@ -72,6 +75,8 @@ class Inline:
                     self._slot.move(Phase.DEAD)
                 session.close()
                 self._close()
+        if self._header.refused:
+            raise DatabaseError(self._header.read_why())
         return signals.stops[0] if signals.stops else None
 
     # What the bee does is passed on to the witness, and is an occasion to look after the keeper.

@@ -6,25 +6,24 @@ the supervisor dead, it ends what is left of the node and settles for that, too.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
-import select
 import signal
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 from workerbee.board import Board, Phase, Slot, Verdict
+from workerbee.description import STACK_LIMIT
 from workerbee.job import Charge, Failure, Kind, Limits, Outcome, State
 from workerbee.memory import oom_kills
 from workerbee.orphans import is_alive
 from workerbee.session import Session
 from workerbee.text import ending, storable
+from workerbee.watch import Watch
 
 COUNT_EVERY = 1.0  # seconds between counts while bees work
 LONGEST_COUNT_PAUSE = 2.0  # and at most while they wait for others
-STACK_LIMIT = 16_000
 # The first line that faulthandler leaves, where the exit code is not ours to see.
 FATAL = {
     "Fatal Python error: Segmentation fault": "SIGSEGV",
@@ -47,50 +46,6 @@ class Reporter(Protocol):
 
     def counted(self) -> None:
         """The board has new counts."""
-
-
-class Watch:
-    """Sleeps until the next duty, a wake, or the supervisor's death; then `end_processes()` kills what it left.
-
-    That cannot wait until the database answers, so the session of the keeper sleeps here, too.
-    """
-
-    def __init__(self, supervisor: int, wake: int, end_processes: Callable[[], None]) -> None:
-        self._supervisor = supervisor
-        self._wake = wake
-        self._end_processes = end_processes
-        self._died = False
-        self._pidfd: int | None = None
-        if hasattr(os, "pidfd_open"):
-            # No such process: `supervisor_died` will find that out.
-            with contextlib.suppress(ProcessLookupError):
-                self._pidfd = os.pidfd_open(supervisor)
-
-    def wait(self, seconds: float) -> bool:
-        """Whether a wake came within `seconds`."""
-        fds = [self._wake] if self._pidfd is None else [self._wake, self._pidfd]
-        # Without a pidfd nothing tells of the supervisor's death: look for it now and then.
-        longest = 0.5 if self._pidfd is None else 3600
-        ready, _, _ = select.select(fds, [], [], max(0, min(seconds, longest)))
-        return self._wake in ready and bool(os.read(self._wake, 4096))
-
-    def pause(self, seconds: float) -> None:
-        """Sleep while the database is away."""
-        deadline = time.monotonic() + seconds
-        while not self.supervisor_died() and (left := deadline - time.monotonic()) > 0:
-            self.wait(left)
-        time.sleep(max(0.0, deadline - time.monotonic()))
-
-    def supervisor_died(self) -> bool:
-        """Whether the supervisor is dead; the first time that it is, what it left is killed."""
-        if not self._died:
-            if self._pidfd is not None:
-                self._died = bool(select.select([self._pidfd], [], [], 0)[0])
-            else:
-                self._died = not is_alive(self._supervisor)
-            if self._died:
-                self._end_processes()
-        return self._died
 
 
 class Keeper:
@@ -123,6 +78,7 @@ class Keeper:
         self._oom_kills = oom_kills()
         self._next_beat = 0.0
         self._next_count = 0.0
+        self._beaten = self._listening = 0.0
         self._count_pause = 0.1
 
     def run(self) -> None:
@@ -144,6 +100,10 @@ class Keeper:
         if now < self._next_beat:
             return
         self._session.call(lambda store: store.beat_node(self._header.node, os.getpid()))
+        ended = time.monotonic()
+        if ended - self._beaten > self._lease / 2:
+            self._listening = ended
+        self._beaten = ended
         self._rescue()
         self._next_beat = now + self._lease / 4
 
@@ -207,8 +167,9 @@ class Keeper:
         for bee, pids in session.call(lambda store: store.machine_bees(node, self._machine)):
             if not any(map(is_alive, pids)):
                 self._lose(bee, "its node on this machine is dead")
-        # After an outage of the database every node looks silent. Only who could have heard them may judge.
-        if time.monotonic() - session.since < self._lease:
+        # After an outage every node looks silent, and also when the database only kept all of us waiting. Only who
+        # could have heard the others may judge.
+        if time.monotonic() - max(session.since, self._listening) < self._lease:
             return
         for bee, host in session.call(lambda store: store.silent_bees(node)):
             self._lose(bee, f"its node on {host} was silent for longer than its lease")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import pickle
 import random
 import signal
 import socket
@@ -15,57 +14,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, cast
 
-import cloudpickle
 import psutil
 from setproctitle import setproctitle
 
 from workerbee import embedded, orphans
 from workerbee.address import Address
-from workerbee.bee import Bee, Interrupted
+from workerbee.bee import Bee
 from workerbee.board import Board, Phase, Verdict
 from workerbee.child import kill_group
-from workerbee.errors import DatabaseError, InvalidType
+from workerbee.description import Interrupted
+from workerbee.errors import DatabaseError
 from workerbee.events import Event, Sender
-from workerbee.job import Charge, Job, JobFunction, Limits
-from workerbee.keeper import Keeper, Watch
+from workerbee.job import Charge, Job, Limits
+from workerbee.keeper import Keeper
 from workerbee.options import NodeOptions
+from workerbee.portable import Portable
 from workerbee.session import Session
 from workerbee.text import printable
+from workerbee.watch import Abandoned, Watch
 
 LOG_TAIL = 16_000  # bytes of a bee's log that go into a failure's record
 MOST_ERRORS = 3  # in a row, before a bee is replaced: they may be its own
-
-
-class Portable:
-    """Any function, made fit for a spawned process: lambdas, closures and what __main__ defines go by value.
-
-    Over there it is unpacked by the first who asks for it, so that a failure has somebody to tell of it.
-    """
-
-    def __init__(self, function: JobFunction | None, packed: bytes = b"") -> None:
-        self._function = function
-        self._packed = packed
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Portable, (None, self.packed())
-
-    @property
-    def function(self) -> JobFunction:
-        if self._function is None:
-            self._function = cast(JobFunction, pickle.loads(self._packed))
-        return self._function
-
-    def packed(self) -> bytes:
-        """The function as bytes. Raises `InvalidType` for one that holds what cannot leave this process."""
-        try:
-            return self._packed or bytes(cloudpickle.dumps(self._function))
-        except Exception as error:  # whatever the __reduce__ of a user's object raises
-            raise InvalidType(
-                f"job_function cannot be sent to a spawned process ({type(error).__name__}: {error}); "
-                "load what it holds inside the function, or use start_method='fork'"
-            ) from None
 
 
 @dataclass(frozen=True)
@@ -150,13 +120,14 @@ class _Reporter:
     def counted(self) -> None:
         self._sender.send(Event())
 
-    def outage(self, away: bool) -> None:
+    def outage(self, why: str) -> None:
         header = self._work.board.header
         header.seen = time.monotonic()
-        if away != bool(header.away):
-            header.away = time.monotonic() if away else 0.0
+        if bool(why) != bool(header.away):
+            header.write_why(why)
+            header.away = time.monotonic() if why else 0.0
             self._sender.send(Event())
-        if away and self._work.address.embedded:
+        if why and self._work.address.embedded:
             # Nobody else would start it again: its warden only stops it.
             with contextlib.suppress(DatabaseError):
                 embedded.start()
@@ -174,9 +145,11 @@ def live_as_bee(work: Work, index: int) -> None:
     try:
         slot.move(_make_bee(work, index).run())
     except Interrupted:
-        slot.condemn(
-            Verdict.ORDERED
-        )  # told to stop while the database was away: the keeper settles what is on the board
+        # Told to stop while the database was away: the keeper settles what is on the board.
+        slot.condemn(Verdict.ORDERED)
+    except DatabaseError as error:
+        slot.condemn(Verdict.ORDERED)
+        work.board.header.refuse(str(error))
     except Exception as error:
         slot.write_note(f"{type(error).__name__}: {error}")
         raise
@@ -187,7 +160,7 @@ def _make_bee(work: Work, index: int) -> Bee:
     reporter = _Reporter(work, index)
     name = f"workerbee {work.jobset_id} bee {index}"
     bee = Bee(
-        Session(work.address, work.jobset_id, name, pausing(work.board, time.sleep), math.inf),
+        Session(work.address, work.jobset_id, name, pausing(work.board, time.sleep), patience=math.inf),
         work.board,
         index,
         work.function.function,
@@ -238,12 +211,13 @@ def live_as_keeper(work: Work, wake: Connection) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends when the supervisor says so, or is dead
     work.title("keeper")
-    watch = Watch(work.supervisor, wake.fileno(), lambda: _end_processes(work))
+    patience = work.options.db_patience
+    watch = Watch(work.supervisor, wake.fileno(), lambda: _end_processes(work), patience)
     reporter = _Reporter(work, 0)
     name = f"workerbee {work.jobset_id} keeper"
     # The supervisor decides how long to be patient, for all of the node.
     keeper = Keeper(
-        Session(work.address, work.jobset_id, name, watch.pause, math.inf, reporter.outage),
+        Session(work.address, work.jobset_id, name, watch.pause, patience=math.inf, outage=reporter.outage),
         watch,
         work.board,
         work.limits,
@@ -252,7 +226,12 @@ def live_as_keeper(work: Work, wake: Connection) -> None:
         reporter,
         work.read_log,
     )
-    keeper.run()
+    try:
+        keeper.run()
+    except Abandoned:
+        pass  # the next node, or the lease, sees to the claims
+    except DatabaseError as error:
+        work.board.header.refuse(str(error))
 
 
 def _end_processes(work: Work) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import psycopg2
 import psycopg2.errors
 
+from workerbee.address import said
 from workerbee.errors import DatabaseError, InvalidType, InvalidValue, JobsetNotFound
 from workerbee.store import Store
 from workerbee.text import printable, shown
@@ -82,6 +83,11 @@ def _create(store: Store, job_ids: JobIds, job_data: JobData | None, tell: Calla
             f"{error.diag.message_primary}, and is none of this workerbee's; "
             "drop or rename it, or choose another jobset_id"
         ) from None
+    except psycopg2.Error as error:
+        if not rows.count or not isinstance(job_ids, Iterator):
+            raise
+        # Nobody could begin anew with what is left of them.
+        raise DatabaseError(f"while jobset '{store.jobset_id}' was set up: {said(error)}; start again") from None
     if rows.with_data:
         tell(f"job_data provided for {rows.with_data} jobs")
     tell(f"jobset '{store.jobset_id}' set up{f' with {rows.count} jobs' if length is None else ''}.")

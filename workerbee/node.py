@@ -21,9 +21,10 @@ from workerbee.events import Receiver
 from workerbee.guards import MemoryGuard, TimeGuard
 from workerbee.housekeeping import Housekeeping
 from workerbee.job import JobFunction, Limits
-from workerbee.lives import Portable, Work, live_as_bee, live_as_keeper
+from workerbee.lives import Work, live_as_bee, live_as_keeper
 from workerbee.options import NodeOptions
 from workerbee.output import Output
+from workerbee.portable import Portable
 from workerbee.probation import Probation
 from workerbee.signals import Signals, noted
 from workerbee.stopping import Stopping

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import socket
-import sys
 import time
-import traceback
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Callable
 from typing import Literal
 
 import psycopg2
 
+from workerbee import embedded
 from workerbee import options as checks
 from workerbee.address import Address, connect, refusal, resolve
 from workerbee.child import occupy_standard_fds
 from workerbee.display import Mute, Narrator, Quiet, chosen, ended
-from workerbee.errors import DatabaseError, WorkerbeeError
+from workerbee.errors import DatabaseError, WorkerbeeError, spare_our_frames
 from workerbee.inline import Inline
 from workerbee.job import JobFunction, JobsetSummary
 from workerbee.lives import machine_id
 from workerbee.loading import JobData, JobIds, set_up
 from workerbee.node import Node
-from workerbee.store import Store
+from workerbee.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +118,10 @@ def postgres_jobset(
             node = None if row is None else Node(address, jobset_id, job_function, limits, node_options, row)
             stopped = None if node is None else _work(node, display)
             try:
-                summary = _summarise(address, jobset_id, node, ready - begun, time.monotonic() - ready, display)
+                patience = node_options.db_patience if stopped is None else 0.0
+                summary = _summarise(
+                    address, jobset_id, node, ready - begun, time.monotonic() - ready, display, patience
+                )
             except DatabaseError as error:
                 if stopped is None:
                     raise
@@ -127,7 +129,7 @@ def postgres_jobset(
         except psycopg2.Error as error:
             raise refusal(error, address) from None
     except WorkerbeeError as error:
-        _spare_our_frames()
+        spare_our_frames()
         raise error.with_traceback(None) from None
     if stopped is signal.SIGINT:
         raise KeyboardInterrupt
@@ -159,30 +161,64 @@ def _join(
         display.say(f"Connecting to database {address.database} on {address.user}@{address.host}...")
         if not address.has_password:
             display.say(" - No password is set. (If needed, set the environment variable PGPASS.)")
-    store = Store(connect(address, f"workerbee {jobset_id} set-up"), jobset_id)
+    session = Session(
+        address,
+        jobset_id,
+        f"workerbee {jobset_id} set-up",
+        patience=options.db_patience,
+        outage=_telling(address, display),
+        connect=connect,
+        starting=True,
+    )
     try:
-        set_up(store, job_ids, job_data, display.say)
-        if store.counts().finished:
+        session.call(lambda store: set_up(store, job_ids, job_data, display.say))
+        if session.call(lambda store: store.counts()).finished:
             return None
         if options.why_bees:
             display.say(f"{options.bees} bee{'s' * (options.bees != 1)}: {options.why_bees}.")
         if options.bees and options.log_dir:
             display.say(f"What jobs print goes to files in {options.log_dir}.")
         display.say("-" * 80)
-        return store.add_node(socket.gethostname(), machine_id(), os.getpid(), options.lease)
+        return session.call(
+            lambda store: store.add_node(socket.gethostname(), machine_id(), os.getpid(), options.lease)
+        )
     finally:
-        store.close()
+        session.close()
+
+
+def _telling(address: Address, display: Quiet) -> Callable[[str], None]:
+    """Who is told that the database is away while no node of ours is up."""
+    told = ""
+
+    def outage(why: str) -> None:
+        nonlocal told
+        if why and why != told:
+            display.say(f"Waiting for the database: {why}")
+        told = why
+        if why and address.embedded:
+            # Nobody else would start it again.
+            with contextlib.suppress(DatabaseError):
+                embedded.start()
+
+    return outage
 
 
 def _summarise(
-    address: Address, jobset_id: str, node: Node | None, setup: float, seconds: float, display: Quiet
+    address: Address,
+    jobset_id: str,
+    node: Node | None,
+    setup: float,
+    seconds: float,
+    display: Quiet,
+    patience: float,
 ) -> JobsetSummary:
-    store = Store(connect(address, f"workerbee {jobset_id} summary"), jobset_id)
+    name = f"workerbee {jobset_id} summary"
+    session = Session(address, jobset_id, name, patience=patience, outage=_telling(address, display))
     try:
-        counts = store.counts()
-        groups = store.failure_groups(CAUSES_SHOWN + 1)
+        counts = session.call(lambda store: store.counts())
+        groups = session.call(lambda store: store.failure_groups(CAUSES_SHOWN + 1))
     finally:
-        store.close()
+        session.close()
     board = node.board if node else None
     summary = JobsetSummary(
         jobset_id,
@@ -203,24 +239,3 @@ def _summarise(
         for line in ended(summary, groups, CAUSES_SHOWN):
             display.say(line)
     return summary
-
-
-def _spare_our_frames() -> None:
-    """Let an error that nobody catches end in the caller's line and its one message.
-
-    Only where the interpreter's own excepthook is in force: whoever has set another one wants to see it all.
-    """
-    if sys.excepthook is not sys.__excepthook__:
-        return
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if isinstance(error, WorkerbeeError):
-            ours = str(Path(__file__).parent)
-            frames = [frame for frame in traceback.extract_tb(trace) if not frame.filename.startswith(ours)]
-            shown = traceback.format_list(frames)
-            said = f"{kind.__module__}.{kind.__qualname__}: {error}\n"
-            sys.stderr.write("".join(["Traceback (most recent call last):\n", *shown, said]))
-        else:
-            sys.__excepthook__(kind, error, trace)
-
-    sys.excepthook = hook

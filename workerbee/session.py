@@ -3,27 +3,61 @@
 from __future__ import annotations
 
 import random
+import re
+import socket
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 import psycopg2
+import psycopg2.extensions
 
-from workerbee.address import Address, connect
+from workerbee.address import Address, link, refusal, said
 from workerbee.errors import DatabaseError
 from workerbee.store import Store
 
 T = TypeVar("T")
 
-LONGEST_PAUSE = 5.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+CONFLICT_PATIENCE = 5.0  # seconds that others may be in our way before that is an outage
+
+# What the server says when it cannot do for now what it could do before: SQLSTATEs, or the beginnings of them.
+AWAY = (
+    "08",  # the connection
+    "25006",  # read-only: on purpose, or a standby
+    "25P03",  # an administrator's limit on idle transactions,
+    "25P04",  # and on all of them
+    "53",  # no room: on the disk, in memory, for connections
+    "54000",  # no transaction ids are left until somebody vacuums
+    "57",  # shut down, starting up, crashed, and what administrators cancel
+    "58",  # the server's own files
+)
+# Others were in our way, or an administrator's limit: the connection is as good as before.
+CONFLICT = ("40", "55P03", "55006", "57014")
+# Somebody who connects is told nothing but words: these, when there is a server and no place for us. In another
+# language they are not understood, and a starter fails at once.
+BUSY = re.compile(
+    "too many (clients|connections)|remaining connection slots|no more connections allowed"
+    "|database system is (starting up|shutting down|in recovery mode|not (yet )?accepting connections)"
+)
+
+
+class Away(Exception):  # noqa: N818 - it is no error yet
+    """The database is away, for now; or, with `conflict`, busy with others. `asked`: it may have heard us."""
+
+    def __init__(self, words: str, *, asked: bool = True, conflict: bool = False) -> None:
+        super().__init__(words)
+        self.asked = asked
+        self.conflict = conflict
 
 
 class Session:
     """A store that is connected anew when its connection breaks.
 
     `name` is what the server lists it as. `pause` is how to sleep, in seconds; it may raise to give up early.
-    `patience` is how many seconds the database may be away; `outage` is told True with each try that fails, and
-    False when there is a connection.
+    `patience` is how many seconds the database may be away; `outage` is told why with each try that fails, and
+    "" when the database is back. `connect` makes the connections. With `starting`, nobody has seen this database
+    work yet: one that cannot be connected to raises at once, unless it is only busy.
     """
 
     def __init__(
@@ -31,9 +65,12 @@ class Session:
         address: Address,
         jobset_id: str,
         name: str,
-        pause: Callable[[float], None],
+        pause: Callable[[float], None] = time.sleep,
+        *,
         patience: float,
-        outage: Callable[[bool], None] = lambda _away: None,
+        outage: Callable[[str], None] = lambda _why: None,
+        connect: Callable[[Address, str], psycopg2.extensions.connection] = link,
+        starting: bool = False,
     ) -> None:
         self._address = address
         self._jobset_id = jobset_id
@@ -41,33 +78,36 @@ class Session:
         self._pause = pause
         self._patience = patience
         self._outage = outage
+        self._make = connect
+        self._starting = starting
         self._store: Store | None = None
+        self._away = False
         self.since = 0.0  # when the connection was made, in monotonic seconds
 
     def call(self, step: Callable[[Store], T], again: Callable[[Store], T] | None = None) -> T:
-        """What `step` returns. When its connection breaks, `again` (by default `step`) is called over a new one: it
-        must be safe whether or not the first try was committed. Raises `DatabaseError` when the database stays
-        away for longer than its patience."""
-        deadline = time.monotonic() + self._patience
-        longest = 0.1
+        """What `step` returns. When the database goes away meanwhile, `again` (by default `step`) is called once it
+        is back: it must be safe whether or not the first try was committed. Raises `DatabaseError` when the database
+        stays away for longer than its patience, or refuses what no waiting will change; `OSError` when it is this
+        process that can open no socket."""
+        begun = time.monotonic()
+        longest = FIRST_PAUSE
         while True:
             try:
-                if self._store is None:
-                    self._store = Store(connect(self._address, self._name), self._jobset_id)
-                    self.since = time.monotonic()
-                    self._outage(False)
-                return step(self._store)
-            except psycopg2.Error as error:
-                if not _gone(error):
-                    raise
-                self.close()
-                step = again or step
-                if time.monotonic() > deadline:
-                    raise
-            except DatabaseError:
-                if time.monotonic() > deadline:
-                    raise
-            self._outage(True)
+                result = self._try(step)
+            except Away as away:
+                waited = time.monotonic() - begun
+                if waited > self._patience:
+                    raise DatabaseError(str(away)) from None
+                if not away.conflict or waited > CONFLICT_PATIENCE:
+                    self._away = True
+                    self._outage(str(away))
+                if away.asked:
+                    step = again or step
+            else:
+                if self._away:
+                    self._away = False
+                    self._outage("")
+                return result
             # Jitter, so that a thousand bees do not come back in step.
             self._pause(random.uniform(0, longest))
             longest = min(2 * longest, LONGEST_PAUSE)
@@ -78,7 +118,34 @@ class Session:
             self._store.close()
             self._store = None
 
+    def _try(self, step: Callable[[Store], T]) -> T:
+        try:
+            if self._store is None:
+                self._store = self._connect()
+            return step(self._store)
+        except psycopg2.Error as error:
+            code = error.pgcode or ""
+            if code.startswith(CONFLICT):
+                raise Away(f"{self._address}: {said(error)}", conflict=True) from None
+            self.close()
+            # A connection that breaks has no code; neither has a mistake of ours.
+            if code.startswith(AWAY) or (not code and not isinstance(error, psycopg2.ProgrammingError)):
+                raise Away(f"{self._address}: {said(error)}") from None
+            raise refusal(error, self._address) from None
+        except BaseException:
+            # In the middle of anything, perhaps.
+            self.close()
+            raise
 
-def _gone(error: psycopg2.Error) -> bool:
-    # A connection that breaks in the middle of an answer is a plain DatabaseError, told by its having no code.
-    return isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError)) or error.pgcode is None
+    def _connect(self) -> Store:
+        try:
+            connection = self._make(self._address, self._name)
+        except DatabaseError as error:
+            # With no descriptor left in this process, this raises, too: then it is not the database that is away.
+            socket.socket(socket.AF_UNIX).close()
+            if self._starting and not BUSY.search(str(error)):
+                raise
+            raise Away(str(error), asked=False) from None
+        self._starting = False
+        self.since = time.monotonic()
+        return Store(connection, self._jobset_id)

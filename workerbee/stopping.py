@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable
 
 from workerbee.board import Board
+from workerbee.errors import WorkerbeeError
 
 
 class Stopping:
     """What all who may end a node share. Bees claim no more from then on; `deadline` is the monotonic second at which
     running jobs are given back, `grace` seconds later unless somebody says otherwise.
 
-    `failure` is the reason when the node gave up, and `say` tells people of others.
+    `failure` is the error when the node gave up, and `say` tells people of other reasons.
     """
 
     def __init__(self, board: Board, grace: float, say: Callable[[str], None]) -> None:
@@ -21,16 +22,16 @@ class Stopping:
         self.grace = grace
         self._say = say
         self.deadline = math.inf
-        self.failure: str | None = None
+        self.failure: WorkerbeeError | None = None
 
     def stop(self, why: str, grace: float | None = None) -> None:
         """Let the node end in order."""
         self._end(grace)
         self._say(why)
 
-    def give_up(self, reason: str, grace: float | None = None) -> None:
-        """Let the node end since going on is no use; of several reasons the first stays."""
-        self.failure = self.failure or reason
+    def give_up(self, failure: WorkerbeeError, grace: float | None = None) -> None:
+        """Let the node end since going on is no use; of several failures the first stays."""
+        self.failure = self.failure or failure
         self._end(grace)
 
     def _end(self, grace: float | None) -> None:

@@ -30,10 +30,14 @@ class Store:
     """The jobset `jobset_id` over one `connection`, which it owns and keeps in autocommit mode."""
 
     def __init__(self, connection: Connection, jobset_id: str) -> None:
-        connection.autocommit = True
+        if not connection.async_:
+            connection.autocommit = True
         self.connection = connection
         self.jobset_id = jobset_id
         self._queries = {name: query.as_string(connection) for name, query in composed(jobset_id).items()}
+        # One on which no answer may be late has statements that end in time, too.
+        self._begin = "begin_bounded" if connection.async_ else "begin"
+        self._head = self._queries["bounded"] if connection.async_ else ""
         self._total: int | None = None
 
     def close(self) -> None:
@@ -42,13 +46,23 @@ class Store:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Everything inside commits together, or not at all."""
-        with self.connection:
+        head, self._head = self._head, ""
+        try:
+            self.run(self._begin)
             yield
+            self.run("commit")
+        except BaseException:
+            # Without a connection nothing is committed either, and who is told of that needs the first error.
+            with contextlib.suppress(psycopg2.Error):
+                self.run("rollback")
+            raise
+        finally:
+            self._head = head
 
     def run(self, name: str, **values: Any) -> list[tuple[Any, ...]]:
         """The rows that the query `name` yields."""
         with self.connection.cursor() as cursor:
-            cursor.execute(self._queries[name], {"jobset_id": self.jobset_id, **values})
+            cursor.execute(self._head + self._queries[name], {"jobset_id": self.jobset_id, **values})
             return cursor.fetchall() if cursor.description else []
 
     def copy(self, name: str, file: Any) -> None:

@@ -11,7 +11,6 @@ from workerbee.backoff import Backoff
 from workerbee.board import Board, Phase, Verdict
 from workerbee.brood import LAST_WORDS, Brood
 from workerbee.child import Child
-from workerbee.errors import NodeFailed
 from workerbee.events import Event, Receiver
 from workerbee.housekeeping import Housekeeping
 from workerbee.output import Output
@@ -79,14 +78,17 @@ class Supervisor:
         self._due = 0.0
 
     def run(self) -> None:
-        """Keep the node working until it is over. Raises `NodeFailed` when bees die before they claim anything."""
+        """Keep the node working until it is over. Raises `NodeFailed` when bees die before they claim anything, or the
+        database stays away; `DatabaseError` when it refuses what bees or keeper need."""
         self._brood.watch(self._events.fd)
         self._brood.watch(self._signals.fd)
         try:
-            while not self._over():
+            while True:
                 self._reap()
                 self._obey()
                 self._look_after_duties()
+                if self._over():
+                    break
                 self._maintain()
                 self._report()
                 self._sleep()
@@ -94,11 +96,12 @@ class Supervisor:
         finally:
             self._brood.abandon()
         if self._stopping.failure:
-            raise NodeFailed(self._stopping.failure)
+            raise self._stopping.failure
 
     def _over(self) -> bool:
-        if self._header.away and self._header.stop and not self._brood.bees:
-            self._end_soon()
+        if (self._header.away or self._header.refused) and self._header.stop and not self._brood.bees:
+            # Claims go back through the keeper. If there is none, or it gets no hearing, the next node sees to them.
+            self._end_soon(LAST_WORDS if self._brood.keeper else 0.0)
         if time.monotonic() > self._given_up:
             return True
         if self._brood.bees or any(slot.phase is not Phase.EMPTY for slot in self._board.slots):
@@ -147,11 +150,10 @@ class Supervisor:
         for index, bee in self._brood.bees.items():
             self._board.slots[index].condemn(Verdict.ORDERED)
             bee.kill()
-        self._end_soon()
+        self._end_soon(LAST_WORDS)
 
-    def _end_soon(self) -> None:
-        # Claims go back through the keeper; where the database is away, only the next node or the lease can do that.
-        self._given_up = min(self._given_up, time.monotonic() + LAST_WORDS)
+    def _end_soon(self, seconds: float) -> None:
+        self._given_up = min(self._given_up, time.monotonic() + seconds)
 
     def _maintain(self) -> None:
         if self._header.stop or self._finished():
