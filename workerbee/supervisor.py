@@ -92,7 +92,6 @@ class Supervisor:
                 self._maintain()
                 self._report()
                 self._sleep()
-            self._mind_outage()
             self._close()
         finally:
             self._brood.abandon()
