@@ -131,6 +131,7 @@ def add(field, *entries):
         (change("rows", 0, state="FAILED"), "it is FAILED with 0 errors"),
         (lambda evidence: setattr(evidence, "max_crashes", 1), "it is FAILED with 0 errors, 2 crashes"),
         (change("attempts", 0, how=None, ended=None), "it is COMPLETE, and never returned"),
+        (change("jobs", 0, does="raises"), "it is COMPLETE, and always ends in error"),
         (change("failures", 1, final=False), "of its failures these are final: [False, False]"),
         (change("failures", 0, final=True), "of its failures these are final: [True, True]"),
         (add("summaries", (4, 1, 2)), "a call returned with 1 complete and 2 failed of 4"),
@@ -179,6 +180,36 @@ def test_a_good_job_may_crash_in_a_bee_that_was_killed_in_it():
     assert Checker(good_job_crashed(Hit(1.2, BEE, NODE, "bee", ""))).wrong() != []
     assert Checker(good_job_crashed(Hit(1.2, BEE, NODE, "bee", "1/1"))).wrong() != []
     assert Checker(good_job_crashed()).wrong() != []
+
+
+def hung(limit: float | None, job: str, began: float) -> Evidence:
+    """A job with a timeout that was charged at 50."""
+    evidence = sound()
+    evidence.job_timeout = limit
+    evidence.jobs[1] = Job("1/1", job, 0)
+    evidence.failures[:2] = [failed("1/1", n + 1, "timeout", "timeout", final=n == 1) for n in range(2)]
+    evidence.attempts[1:3] = [attempt("1/1", 30), attempt("1/1", began)]
+    return evidence
+
+
+def test_a_timeout_is_what_the_journal_says_it_is():
+    assert Checker(hung(5.0, "spins", 44)).wrong() == []
+    assert Checker(hung(5.0, "sleeps", 44)).wrong() == []  # the machine may have been so slow
+    assert "charged with a timeout after 3.0 s" in Checker(hung(5.0, "spins", 47)).wrong()[0]
+    assert "charged with a timeout after 6.0 s" in Checker(hung(None, "spins", 44)).wrong()[0]
+    late = hung(5.0, "spins", 34)
+    late.disturbances[0] = dataclasses.replace(late.disturbances[0], begin=20.0, end=21.0)
+    assert "it was ended after 16.0 s, and its limit is 5.0 s" in "".join(Checker(late).wrong())
+
+
+def test_memory_is_eaten_by_those_who_do():
+    evidence = sound()
+    evidence.failures[2:4] = [
+        failed("1/2", n, "memory", "memory", final=n == 2, pid=pid) for n, pid in ((1, BEE), (2, 102))
+    ]
+    assert "it is charged with" in Checker(evidence).wrong()[0]
+    evidence.jobs[2] = Job("1/2", "eats_memory", 0)
+    assert Checker(evidence).wrong() == []
 
 
 def test_what_was_given_back_by_order_is_not_missed():

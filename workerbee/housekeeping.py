@@ -15,6 +15,7 @@ from workerbee.text import ending
 KEEPERS = 5  # in a row that may die before they have done anything
 AGAIN = 1.0  # seconds before the next try when no process can be made
 SILENCE = 5.0  # seconds that a keeper may do nothing at least, since a machine may be slow
+BEGINNING = 120.0  # seconds that one may take to begin: a spawned one imports, from a busy file server
 
 
 class Housekeeping:
@@ -72,19 +73,25 @@ class Housekeeping:
         if keeper is None and self._stopping.failure is None:
             # Also while the node stops: claims go back through it, and nobody else empties a dead bee's slot.
             return self._try_to_start(now)
-        if keeper and now - self._header.seen > self._silence and not self._header.away:
+        if keeper and now > self._limit() and not self._header.away:
             # Stopped, or waiting for an answer that will not come: another one beats before the lease is over.
             self._header.seen = now
             self._ended = True
             keeper.kill()
         return now + self._silence / 4
 
+    def _limit(self) -> float:
+        """The monotonic second by which the keeper must have done something more."""
+        if self._header.seen < self._started:
+            return self._started + max(self._silence, BEGINNING)
+        return self._header.seen + self._silence
+
     def _try_to_start(self, now: float) -> float:
         if now < self._next_try:
             return self._next_try
         try:
             self._brood.add_keeper(self._start())
-            self._started = self._header.seen = now
+            self._started = now
             self._ended = False
         except OSError as error:  # no process or descriptor is to be had
             self._next_try = now + AGAIN

@@ -54,7 +54,7 @@ def sleeps(site: Site) -> None:
 
 
 def sleeps_long(site: Site) -> None:
-    time.sleep(site.random.uniform(0.5, 4))
+    time.sleep(site.random.uniform(0.5, 1.5))
 
 
 def burns(site: Site) -> None:
@@ -210,6 +210,43 @@ def overflows_stack(_site: Site) -> None:
     again()
 
 
+def spins(_site: Site) -> None:
+    while True:
+        pass
+
+
+def hangs_in_c(_site: Site) -> None:
+    ctypes.PyDLL(None).sleep(600)  # holding the GIL
+
+
+def suspends_itself(_site: Site) -> None:
+    while True:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def waits_for_child(site: Site) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    child = os.fork()
+    while not child:
+        time.sleep(600)
+    site.report(child)
+    os.waitpid(child, 0)
+
+
+def ignores_sigterm(_site: Site) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        time.sleep(1)
+
+
+def eats_memory(_site: Site) -> None:
+    eaten = []
+    for _ in range(40):
+        eaten.append(b"x" * 100_000_000)
+        time.sleep(0.05)
+
+
 def dies_of(number: signal.Signals) -> Callable[[Site], None]:
     def die(_site: Site) -> None:
         os.kill(os.getpid(), number)
@@ -236,6 +273,12 @@ BEHAVIOURS = {
     "leaves_daemon": Behaviour(leaves_daemon, 8),
     "forks_and_both_return": Behaviour(forks_and_both_return, 8),
     "starts_pool": Behaviour(starts_pool, 4),
+    "spins": Behaviour(spins, 0.7, "timeout", "timeout"),
+    "hangs_in_c": Behaviour(hangs_in_c, 0.7, "timeout", "timeout"),
+    "suspends_itself": Behaviour(suspends_itself, 0.7, "timeout", "timeout"),
+    "waits_for_child": Behaviour(waits_for_child, 0.7, "timeout", "timeout"),
+    "ignores_sigterm": Behaviour(ignores_sigterm, 0.7, "timeout", "timeout"),
+    "eats_memory": Behaviour(eats_memory, 1, "memory", "memory"),
     "raises": Behaviour(raises, 10, "error", "ValueError"),
     "raises_once": Behaviour(raises_once, 10, "error", "LookupError", once=True),
     "raises_with_bad_str": Behaviour(raises_with_bad_str, 4, "error"),

@@ -16,10 +16,13 @@ from tests.chaos.faults import Disturbance, Hit
 from tests.chaos.journal import RAISED, RETURNED, Attempt
 from tests.chaos.plan import Job
 from tests.chaos.tables import Failed, Row
+from tests.chaos.watches import SLOWNESS
 
 MAX_LOSSES = 10
 HEARD_WITHIN = 3.0  # seconds from a signal until no bee of the node claims
 SILENCE = 15.0  # seconds before a loss in which what made the node silent must have been
+COUNTERS = {"error": "errors", "timeout": "errors", "crash": "crashes", "memory": "crashes", "lost": "losses"}
+ENDED_WITHIN = 1.0 + 2.0 * SLOWNESS  # seconds from a job's timeout to its end: it has one to write its stack
 DELAYS = ("stop_", "freeze_", "restart", "fill_")  # of a signal, or of a claim that was under way when it came
 AT_ONCE = 0.1  # seconds in which a process may be killed between its last line and its return
 
@@ -31,6 +34,7 @@ class Evidence:
     jobs: list[Job]
     max_attempts: int
     max_crashes: int
+    job_timeout: float | None = None
     offset: float = 0.0
     rows: list[Row] = field(default_factory=list)
     failures: list[Failed] = field(default_factory=list)
@@ -89,8 +93,8 @@ class Checker:
 
     def _counters(self, job_id: str) -> Iterator[str]:
         row = self._row[job_id]
-        counted = Counter(failure.kind for failure in self._failures[job_id])
-        told = Counter(error=row.errors, crash=row.crashes, lost=row.losses)
+        counted = Counter(COUNTERS[failure.kind] for failure in self._failures[job_id])
+        told = Counter(errors=row.errors, crashes=row.crashes, losses=row.losses)
         if counted != told:
             yield f"its counters say {dict(told)}, its failures {dict(counted)}"
 
@@ -105,6 +109,9 @@ class Checker:
             yield f"it is {row.state} with {row.errors} errors, {row.crashes} crashes, {row.losses} losses"
         if row.state == "COMPLETE" and not any(a.how == RETURNED for a in self._attempts[job_id]):
             yield "it is COMPLETE, and never returned"
+        behaviour = BEHAVIOURS[self._job[job_id].does]
+        if row.state == "COMPLETE" and behaviour.kind and not behaviour.once:
+            yield f"it is COMPLETE, and always ends in {behaviour.kind}"
         finals = [failure.final for failure in self._failures[job_id]]
         if sum(finals) != (row.state == "FAILED") or (row.state == "FAILED" and not finals[-1]):
             yield f"it is {row.state}, and of its failures these are final: {finals}"
@@ -124,11 +131,25 @@ class Checker:
                 yield f"it never raises {failure.type}: {failure.message[:200]}"
             elif failure.kind == "crash" and not own and not self._was_hit(hit, job_id):
                 yield f"it is charged with a crash, {failure.type}, and its bee {failure.pid} was not hit in it: {hit}"
+            elif failure.kind == "timeout":
+                yield from self._overtime(failure)
+            elif failure.kind == "memory" and not own and "ran short" not in failure.message:
+                yield f"it is charged with {failure.message}"
             elif failure.kind == "lost" and not self._was_lost(failure):
                 yield f"it was lost ({failure.message}), and nothing was done to its node {failure.node}"
         errors = sum(failure.kind == "error" for failure in self._failures[job_id])
         if behaviour.once and errors > 1:
             yield f"it raises once, and is charged with {errors} errors"
+
+    def _overtime(self, failure: Failed) -> Iterator[str]:
+        """It ran for longer than it may, and not for much longer."""
+        at, limit = failure.at - self._evidence.offset, self._evidence.job_timeout
+        began = [a.began for a in self._attempts[failure.job_id] if a.pid == failure.pid and a.began < at]
+        took = at - max(began, default=at)
+        if limit is None or took < limit - 0.1:
+            yield f"it is charged with a timeout after {took:.1f} s"
+        elif took > limit + ENDED_WITHIN and not self._was_silenced(failure.node, at - took, at):
+            yield f"it was ended after {took:.1f} s, and its limit is {limit} s"
 
     def _was_hit(self, hit: Hit | None, job_id: str) -> bool:
         return hit is not None and (hit.role == "supervisor" or hit.running in (None, job_id))
@@ -139,11 +160,14 @@ class Checker:
             return True
         if "silent" not in failure.message:
             return any(hit.node == failure.node and hit.role == "supervisor" for hit in self._evidence.hits)
-        names = ("stop_bee", "hold_snapshot")  # these do not keep a node from beating
-        silenced = any(
-            d.touches(failure.node, at - SILENCE, at) and d.name not in names for d in self._evidence.disturbances
+        return self._was_silenced(failure.node, at - SILENCE, at)
+
+    def _was_silenced(self, node: int, begin: float, end: float) -> bool:
+        """Whether something kept the node from its duties, besides what only concerns one bee or old rows."""
+        names = ("stop_bee", "hold_snapshot")
+        return any(d.touches(node, begin, end) and d.name not in names for d in self._evidence.disturbances) or any(
+            begin < hiccup < end + 1 for hiccup in self._evidence.hiccups
         )
-        return silenced or any(at - SILENCE < hiccup < at + 1 for hiccup in self._evidence.hiccups)
 
     def _reruns(self, job_id: str) -> Iterator[str]:
         """A job that returned is not run again, unless that attempt was lost."""
@@ -153,7 +177,8 @@ class Checker:
             last = number == len(attempts) - 1
             if attempt.how != RETURNED or attempt.pid in lost or (last and self._row[job_id].state == "COMPLETE"):
                 continue
-            if self._killed_while_returning(attempt):
+            condemned = {f.pid for f in self._failures[job_id] if f.kind in ("timeout", "memory")}
+            if attempt.pid in condemned or self._killed_while_returning(attempt):
                 self.narrow += 1
             elif not last:
                 yield f"it returned in {attempt.pid}, and ran again in {attempts[number + 1].pid}"
@@ -192,7 +217,7 @@ class Checker:
             raised = sum(attempt.how == RAISED for attempt in mine)
             if charged["error"] > raised:
                 yield f"it raised {raised} times in {pid}, and is charged with {charged['error']} errors"
-            if charged["error"] + charged["crash"] > len(mine) and not self._was_hit(self._hits.get(pid), job_id):
+            if charged.total() - charged["lost"] > len(mine) and not self._was_hit(self._hits.get(pid), job_id):
                 yield f"it ran {len(mine)} times in {pid}, and is charged with {dict(charged)}"
             # What was interrupted by order is given back without a word.
             left = len(mine) - returned - charged.total()

@@ -180,6 +180,12 @@ class Faults:
 
             self._later((0.3 + 2 * fault.pick) * nodes[0].plan.lease, thaw)
 
+    def lose_answers(self, fault: Fault) -> None:
+        for node in self._fleet.living():
+            if node.plan.relayed:
+                self._note("lose_answers", node.pid, 1)
+        self._relay.lose(1 + int(5 * fault.pick))
+
     def _bees(self) -> list[tuple[Node, int]]:
         return [(node, pid) for node in self._fleet.living() if not node.inline for pid in node.glimpse.bees()]
 

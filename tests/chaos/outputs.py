@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 from collections import Counter
@@ -21,7 +22,8 @@ STOPPED = {
 SIGNALS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGKILL)
 CRASHES = {0, 1, 3, 77, 120, *(-number for number in SIGNALS)}
 KEEPERS = 5
-OUTAGES = ("restart", "fill_connections", "freeze_network", "cut_sessions")
+STALLS = ("stop_keeper", "stop_supervisor", "freeze_network", "restart", "fill_connections")
+OUTAGES = ("restart", "fill_connections", "freeze_network", "cut_sessions", "lose_answers")
 
 
 def wrong_output(node: Node, hits: list[Hit], disturbances: list[Disturbance]) -> Iterator[str]:
@@ -32,7 +34,9 @@ def wrong_output(node: Node, hits: list[Hit], disturbances: list[Disturbance]) -
     if not _explained(node, said, killed, disturbances):
         yield f"{where} ended with {node.process.returncode}: {' | '.join(said.splitlines()[-4:])}"
     keepers = Counter(re.findall(r"the keeper died \((.*?)\)", said))
-    if keepers.total() > killed or keepers.keys() - {"SIGKILL"}:
+    # The supervisor replaces one that does nothing.
+    stalled = any(d.touches(node.pid, 0, math.inf) and d.name in STALLS for d in disturbances)
+    if (keepers.total() > killed and not stalled) or keepers.keys() - {"SIGKILL"}:
         yield f"{where} lost keepers by {dict(keepers)}, of which {killed} were killed"
     hit = {hit.pid for hit in hits}
     for bee, why in re.findall(r"bee (\d+) died before it claimed a job \((.*?)\)", said):
@@ -48,6 +52,6 @@ def _explained(node: Node, said: str, keepers_killed: int, disturbances: list[Di
     if code == 1 and "DatabaseError" in said:
         lived = (node.began, node.ended or node.began)
         return any(d.touches(node.pid, *lived) and d.name in OUTAGES for d in disturbances)
-    if code == 1 and "NodeFailed: the keeper died 5 times" in said:
+    if code == 1 and "NodeFailed: 5 keepers in a row died" in said:
         return keepers_killed >= KEEPERS
     return code in allowed

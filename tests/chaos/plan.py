@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -32,6 +32,8 @@ class NodePlan:
     lease: float
     grace: float
     max_jobs_per_bee: int | None
+    job_timeout: float | None
+    memory_limit: str | None
     logged: bool
     relayed: bool
 
@@ -61,12 +63,17 @@ class Plan:
     def jobset_id(self) -> str:
         return f"chaos_{self.number}"
 
+    @property
+    def job_timeout(self) -> float | None:
+        return self.nodes[0].job_timeout
+
     def faults(self) -> Iterator[Fault]:
         """What the killer does, one after the other, for as long as the round lasts."""
         random = Random(f"{self.seed}/{self.number}/faults")
+        pace = random.choice((0.5, 1, 1, 2))
         while True:
             (name,) = random.choices(list(FAULTS), list(FAULTS.values()))
-            yield Fault(random.choice(PAUSES), name, random.random(), random.uniform(0.5, 1))
+            yield Fault(pace * random.choice(PAUSES), name, random.random(), random.uniform(0.5, 1))
 
 
 # How often each fault comes, as weights; the names are those of methods of `Faults`.
@@ -88,7 +95,10 @@ FAULTS = {
     "hold_snapshot": 4,
     "fill_connections": 1,
     "freeze_network": 5,
+    "lose_answers": 8,
 }
+LIMITED = ("timeout", "memory")  # kinds of failure that take a limit
+JOB_TIMEOUT = 2.0
 PAUSES = (0.05, 0.2, 0.5, 1.0, 1.5)
 
 
@@ -96,19 +106,23 @@ def draw(seed: int, number: int, count: int) -> Plan:
     """The plan of round `number` with `count` jobs."""
     random = Random(f"{seed}/{number}/nodes")
     nodes = tuple(_draw_node(random, index) for index in range(random.choice((2, 3, 3))))
+    # Nobody could end a job that hangs in a bee in the caller's own process.
+    limited = random.random() < 0.7 and all(node.processes for node in nodes)
+    if limited:
+        nodes = tuple(replace(node, job_timeout=JOB_TIMEOUT, memory_limit="1GB") for node in nodes)
     return Plan(
         seed,
         number,
-        tuple(draw_job(seed, f"{number}/{index}") for index in range(count)),
+        tuple(draw_job(seed, f"{number}/{index}", limited) for index in range(count)),
         nodes,
         max_attempts=random.choice((2, 3)),
         max_crashes=random.choice((2, 3)),
     )
 
 
-def draw_job(seed: int, job_id: str) -> Job:
+def draw_job(seed: int, job_id: str, limited: bool) -> Job:
     random = Random(f"{seed}/{job_id}")
-    weights = [behaviour.weight for behaviour in BEHAVIOURS.values()]
+    weights = [0 if one.kind in LIMITED and not limited else one.weight for one in BEHAVIOURS.values()]
     (does,) = random.choices(list(BEHAVIOURS), weights)
     return Job(job_id, does, random.randrange(2**32))
 
@@ -123,6 +137,8 @@ def _draw_node(random: Random, index: int) -> NodePlan:
         lease=random.choice((2.0, 3.0, 4.0)),
         grace=random.choice((0.5, 2.0, 5.0)),
         max_jobs_per_bee=None if inline else random.choice((None, None, 50)),
+        job_timeout=None,
+        memory_limit=None,
         logged=not inline and random.random() < 0.3,
         relayed=index > 0 and random.random() < 0.5,
     )

@@ -16,6 +16,7 @@ class Relay:
         self._server = server / ".s.PGSQL.5432"
         self._open = threading.Event()
         self._open.set()
+        self._losing = 0
         folder.mkdir(parents=True)
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(folder / ".s.PGSQL.5432"))
@@ -29,6 +30,10 @@ class Relay:
     def thaw(self) -> None:
         """Pass on again, beginning with what has come in meanwhile."""
         self._open.set()
+
+    def lose(self, answers: int) -> None:
+        """Swallow the next so many answers, and cut each connection that one was to go through."""
+        self._losing = answers
 
     def close(self) -> None:
         self.thaw()
@@ -46,15 +51,18 @@ class Relay:
         with client, server, contextlib.suppress(OSError):
             self._open.wait()
             server.connect(str(self._server))
-            back = threading.Thread(target=self._pass_on, args=(server, client), daemon=True)
+            back = threading.Thread(target=self._pass_on, args=(server, client, True), daemon=True)
             back.start()
-            self._pass_on(client, server)
+            self._pass_on(client, server, False)
             back.join()
 
-    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+    def _pass_on(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
         with contextlib.suppress(OSError):
             while piece := source.recv(65536):
                 self._open.wait()
+                if answers and self._losing > 0:
+                    self._losing -= 1
+                    break
                 target.sendall(piece)
         # Either side's end is both sides' end.
         for end in (source, target):

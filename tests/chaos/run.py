@@ -181,6 +181,7 @@ def _evidence(plan: Plan, fleet: Fleet, faults: Faults, sampler: Sampler, journa
         list(plan.jobs),
         plan.max_attempts,
         plan.max_crashes,
+        plan.job_timeout,
         offset=time.time() - time.monotonic(),
         rows=tables.rows(),
         failures=tables.failures(),

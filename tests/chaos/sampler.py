@@ -22,7 +22,7 @@ from tests.chaos.watches import GONE_WITHIN, BeeWatch, ExitWatch, IdleWatch, Ter
 EVERY = 0.25
 RECOVERY = 8.0  # seconds in which a node is back at work after an outage: it waits up to 5 s between tries
 LAST_WORDS = 10.0
-OUTAGES = ("restart", "fill_connections", "freeze_network", "cut_sessions")
+OUTAGES = ("restart", "fill_connections", "freeze_network", "cut_sessions", "lose_answers")
 
 
 class Sampler(threading.Thread):
@@ -37,7 +37,7 @@ class Sampler(threading.Thread):
         self._jobset_id = jobset_id
         self._stopped = threading.Event()
         self._connection: Any = None
-        self._pending = 0
+        self._offered: dict[int, int] = {}
         self._bees = BeeWatch()
         self._idle = IdleWatch()
         self._terminal = TerminalWatch()
@@ -56,7 +56,7 @@ class Sampler(threading.Thread):
                 try:
                     self._look_at_tables()
                 except psycopg2.Error:
-                    self._pending = 0
+                    self._offered = {}
                     with contextlib.suppress(psycopg2.Error):
                         if self._connection:
                             self._connection.close()
@@ -83,9 +83,9 @@ class Sampler(threading.Thread):
         tables = Tables(self._connection, self._jobset_id)
         if not tables.exist():
             return
-        counters, wrong = tables.snapshot()
+        _, wrong = tables.snapshot()
         self._note(wrong)
-        self._pending = counters["pending"]
+        self._offered = tables.offered()
         self.samples += 1
         if self.samples % 8 == 0:
             self._note(self._terminal.saw(tables.terminal()))
@@ -101,7 +101,7 @@ class Sampler(threading.Thread):
             node.note_processes()
             self.usage.look_at(node)
         slots = sum(node.plan.processes or 1 for node in nodes)
-        working = [node for node in nodes if self._pending > slots and not self._excused(node, now)]
+        working = [n for n in nodes if self._offered.get(n.pid, 0) > slots and not self._excused(n, now)]
         self._note(self._bees.saw(now, {node.pid: self._lives(node) for node in working}))
         stopping = [node for node in nodes if node.told_to_stop and now > self._exit_deadline(node)]
         self._note(self._exits.saw(now, {node.pid: self._exit_deadline(node) for node in stopping}))

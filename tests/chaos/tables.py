@@ -24,6 +24,12 @@ COUNTERS = """
            (SELECT coalesce(sum(hi - lo + 1), 0)::bigint FROM wb_claims__{0}),
            (SELECT count(*) FROM wb_failures WHERE jobset_id = '{0}' AND final)
 """
+# For each node that has not ended: the pending jobs that did not fail there last.
+OFFERED = """
+    SELECT n.pid, coalesce(sum(hi - lo + 1) FILTER (WHERE r.failed_on <> n.node), 0)::bigint
+    FROM wb_nodes n LEFT JOIN wb_ranges__{0} r ON true
+    WHERE n.jobset_id = '{0}' AND n.ended_at IS NULL GROUP BY n.node, n.pid
+"""
 STATES = "SELECT state, count(*) FROM {1}__{0} GROUP BY 1"
 TERMINAL = "SELECT pos, state FROM wb__{0} WHERE state <> 'PENDING'"
 ROWS = "SELECT job_id, state, errors, crashes, losses FROM wb__{0}"
@@ -112,6 +118,10 @@ class Tables:
     def _states(self, prefix: str) -> list[tuple[str, int]]:
         return [(state, count) for state, count in self.ask(STATES.replace("{1}", prefix))]
 
+    def offered(self) -> dict[int, int]:
+        """How many pending jobs each node, by its supervisor's process id, may claim in any case."""
+        return dict(self.ask(OFFERED))
+
     def terminal(self) -> dict[int, str]:
         """The positions of jobs that are COMPLETE or FAILED."""
         return dict(self.ask(TERMINAL))
@@ -141,3 +151,4 @@ class Tables:
                 cursor.execute(f"DROP TABLE {prefix}__{self._jobset_id} CASCADE")
             for table in ("wb_jobsets", "wb_failures"):
                 cursor.execute(f"DELETE FROM {table} WHERE jobset_id = %s", (self._jobset_id,))
+                cursor.execute(f"VACUUM {table}")  # this deletion is none of workerbee's

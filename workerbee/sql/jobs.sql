@@ -1,7 +1,8 @@
 -- Claiming jobs and settling them. Every statement names the claim that it expects to be in force.
 
 -- name: add_bee
--- A bee makes itself known; it holds nothing yet.
+-- A bee makes itself known; it holds nothing yet. So its node is alive: the keeper may not have come to say so.
+WITH heard AS (UPDATE wb_nodes SET beat_at = clock_timestamp(), ended_at = NULL WHERE node = %(node)s)
 INSERT INTO {claims} (bee, node, pid) VALUES (nextval('wb_bees'), %(node)s, %(pid)s) RETURNING bee;
 
 -- name: settle_and_claim
