@@ -15,7 +15,7 @@ import pytest
 from tests.helpers import alive, descendants, wait_until
 from tests.proxy import Proxy
 from tests.server import running, small_disk
-from workerbee.address import Address
+from workerbee.address import Address, connect, link
 from workerbee.errors import DatabaseError
 from workerbee.queries import shelf
 from workerbee.session import Session
@@ -41,7 +41,7 @@ SCRIPT = """
         if job_id == "7":
             raise ValueError
 
-    print(postgres_jobset("faults", job, map(str, range(40)), **json.loads(sys.argv[1])))
+    print(postgres_jobset("faults", job, map(str, range(int(sys.argv[2]))), **json.loads(sys.argv[1])))
 """
 
 
@@ -67,8 +67,8 @@ def proxy(parameters):
 def start(script):
     """Start the script: `start(argument=value)`."""
 
-    def start(environ=(), **options):
-        return script(SCRIPT, json.dumps(options), **dict(environ))
+    def start(environ=(), jobs=40, **options):
+        return script(SCRIPT, json.dumps(options), str(jobs), **dict(environ))
 
     return start
 
@@ -140,24 +140,53 @@ def test_dropped_tables_end_every_node_with_one_clear_error(start, sql, tmp_path
     assert not [pid for pid in children if alive(pid)]
 
 
-def test_a_right_taken_away_ends_the_node(start, sql, tmp_path, parameters):
-    # The keeper needs no more than it has: a bee is the one to find out.
-    user = "careless_" + parameters["dbname"]
-    sql(f"CREATE ROLE {user} LOGIN PASSWORD 'x'")
-    sql(f"GRANT CREATE ON SCHEMA public TO {user}")
-    try:
-        node = start({"PGUSER": user, "PGPASSWORD": "x"}, processes=2)
-        wait_for_jobs(tmp_path, 2)
-        sql("ALTER TABLE wb__faults OWNER TO tester")
-        let_go(tmp_path)
-        said = output(node)
-        assert node.returncode == 1, said
-        assert said.count("Traceback") == said.count("workerbee.errors.DatabaseError: ") == 1, said
-        assert "lacks a right" in said
-        assert sql("SELECT kind FROM wb_failures") == []
-    finally:
-        sql(f"DROP OWNED BY {user} CASCADE")
-        sql(f"DROP ROLE {user}")
+@pytest.fixture
+def role(sql, parameters):
+    """Make a user without a superuser's rights: `role("CONNECTION LIMIT 2")` is how libpq finds it."""
+    user = f"user_of_{parameters['dbname']}"
+
+    def make(options=""):
+        sql(f"CREATE ROLE {user} LOGIN PASSWORD 'x' {options}")
+        sql(f"GRANT CREATE ON SCHEMA public TO {user}")
+        return {"PGUSER": user, "PGPASSWORD": "x"}
+
+    yield make
+    sql(f"SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE usename = '{user}'")
+    sql(f"DROP OWNED BY {user} CASCADE")
+    sql(f"DROP ROLE {user}")
+
+
+def assert_refused(process):
+    said = output(process)
+    assert process.returncode == 1, said
+    assert said.count("Traceback") == said.count("workerbee.errors.DatabaseError: ") == 1, said
+    assert "lacks a right" in said
+    assert "died" not in said
+
+
+def test_a_right_taken_away_ends_the_node(start, sql, tmp_path, role):
+    node = start(role(), processes=2)
+    wait_for_jobs(tmp_path, 2)
+    # The keeper needs none: a bee is the one to find out.
+    sql("ALTER TABLE wb__faults OWNER TO tester")
+    let_go(tmp_path)
+    assert_refused(node)
+    assert sql("SELECT kind FROM wb_failures") == []
+
+
+def test_a_right_taken_away_ends_a_node_that_only_waits(start, sql, tmp_path, role):
+    user = role()
+    nodes = [start(user, jobs=1, processes=1, lease=1)]
+    wait_for_jobs(tmp_path, 1)
+    nodes.append(start(user, jobs=1, processes=1, lease=1))
+    wait_until(lambda: sql("SELECT count(*) FROM wb_nodes WHERE keeper_pid > 0") == [(2,)], "both nodes to beat")
+    idle = "SELECT count(*) FROM pg_stat_activity WHERE application_name ~ ' bee 0$'"
+    wait_until(lambda: sql(idle) == [(1,)], "the second bee to find nothing")
+    sql("ALTER TABLE wb_nodes OWNER TO tester")
+    wait_until(lambda: nodes[1].poll() is not None, "the second node to end")
+    let_go(tmp_path)
+    for node in nodes:
+        assert_refused(node)
 
 
 # No connections are left.
@@ -205,19 +234,12 @@ def test_bees_wait_for_a_connection(start, sql, tmp_path, own, full, processes):
     assert_all_ran_once(process, tmp_path, sql)
 
 
-def test_a_role_with_fewer_connections_than_bees(start, sql, tmp_path, own, parameters):
-    user = "limited_" + parameters["dbname"]
-    sql(f"CREATE ROLE {user} LOGIN PASSWORD 'x' CONNECTION LIMIT 2")
-    sql(f"GRANT CREATE ON SCHEMA public TO {user}")
-    try:
-        process = start({"PGUSER": user, "PGPASSWORD": "x"}, processes=4)
-        wait_for_jobs(tmp_path, 1)
-        wait_until(lambda: refused(own, "too many connections for role") > 3)
-        let_go(tmp_path)
-        assert_all_ran_once(process, tmp_path, sql)
-    finally:
-        sql(f"DROP OWNED BY {user} CASCADE")
-        sql(f"DROP ROLE {user}")
+def test_a_role_with_fewer_connections_than_bees(start, sql, tmp_path, own, role):
+    process = start(role("CONNECTION LIMIT 2"), processes=4)
+    wait_for_jobs(tmp_path, 1)
+    wait_until(lambda: refused(own, "too many connections for role") > 3, "the other bees to try again")
+    let_go(tmp_path)
+    assert_all_ran_once(process, tmp_path, sql)
 
 
 def test_a_starter_waits_for_a_server_that_starts(start, tmp_path):
@@ -452,6 +474,35 @@ def test_limits_of_an_administrator(start, sql, tmp_path, own, parameters, setti
     other.close()
 
 
+@pytest.mark.parametrize("kind", [connect, link])
+def test_a_backend_is_terminated(parameters, kind):
+    session = Session(Address(parameters), "terminated", "workerbee test", connect=kind)
+    steps = ["terminate", "rollback"]
+
+    def step(store):
+        store._queries["terminate"] = "SELECT pg_terminate_backend(pg_backend_pid())"
+        return store.run(steps.pop(0))
+
+    assert session.call(step) == []
+    assert steps == []
+    session.close()
+
+
+@pytest.mark.parametrize("processes", [None, 2])
+def test_backends_are_terminated_in_the_middle_of_a_statement(start, sql, tmp_path, parameters, processes):
+    process = start(processes=processes)
+    wait_for_jobs(tmp_path, processes or 1)
+    with psycopg2.connect(**parameters) as other, other.cursor() as cursor:
+        cursor.execute("LOCK TABLE wb_claims__faults IN EXCLUSIVE MODE")
+        let_go(tmp_path)
+        waiting = "query ~ 'WITH held' AND wait_event_type = 'Lock'"
+        for _ in range(2):
+            wait_until(lambda: sql(f"SELECT pid FROM pg_stat_activity WHERE {waiting}"), "a bee to settle")
+            sql(f"SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE {waiting}")
+    other.close()
+    assert_all_ran_once(process, tmp_path, sql)
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -462,6 +513,7 @@ def test_limits_of_an_administrator(start, sql, tmp_path, own, parameters, setti
     ],
 )
 def test_conflicts_are_tried_again_on_the_same_connection(parameters, error, code):
+    """The errors are not the real thing: a block raises them."""
     told = []
     session = Session(Address(parameters), "conflict", "workerbee test", lambda _seconds: None, outage=told.append)
     pids = []

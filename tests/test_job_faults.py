@@ -287,6 +287,11 @@ class Deaf:
     flush = write
 
 
+def no_descriptors():
+    # The bee cannot even wait for an answer any more: it dies between two jobs, and neither is to blame.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+
+
 def replace_output():
     sys.stdout = sys.stderr = Deaf()
 
@@ -363,9 +368,9 @@ def daemon_threads():
 # Deeds after which the job returns: it is COMPLETE, and its bee goes on.
 HARMLESS = [
     close_everything, open_files_in_their_place, write_to_stale_descriptors, use_up_descriptors, leave_where_it_is,
-    ignore_signals, leave_a_timer, limit_everything, replace_output, no_output, close_output, output_that_exits,
-    hook_that_raises, pool_of_its_own, empty_environment, group_of_another, outlive_its_parent, recursion_limit,
-    no_collector, other_clock, other_parser, daemon_threads,
+    ignore_signals, leave_a_timer, limit_everything, no_descriptors, replace_output, no_output, close_output,
+    output_that_exits, hook_that_raises, pool_of_its_own, empty_environment, group_of_another, outlive_its_parent,
+    recursion_limit, no_collector, other_clock, other_parser, daemon_threads,
 ]  # fmt: skip
 RAISED = {close_everything_and_raise: ("error", "ValueError")}
 
@@ -494,6 +499,39 @@ def test_a_full_disk_under_the_logs_fails_no_job(script, sql, tmp_path):
     assert max(sizes) == 1 << 16
     ((log,),) = sql("SELECT length(log) FROM wb_failures")
     assert log < 17_000
+
+
+@pytest.mark.parametrize("processes", [None, 1])
+def test_a_job_may_have_a_database_of_its_own(script, processes):
+    """And its bee, whose connection breaks, comes back to the jobset's."""
+    process = script(
+        """
+        import os, sys
+        from workerbee import postgres_jobset
+
+        elsewhere = {"PGHOST": "/nowhere", "PGDATABASE": "other", "PGUSER": "nobody", "HOME": "/"}
+        calls = 0
+
+        def job(job_id, data):
+            global calls
+            calls += 1
+            if calls > 1:
+                assert {name: os.environ[name] for name in elsewhere} == elsewhere
+            os.environ.update(elsewhere)
+            for fd in os.listdir("/proc/self/fd"):
+                try:
+                    if os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
+                        os.close(int(fd))
+                except OSError:
+                    pass
+
+        print(postgres_jobset("elsewhere", job, ["a", "b", "c"], processes=eval(sys.argv[1])))
+        """,
+        repr(processes),
+    )
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert "3 of 3 jobs complete, 0 failed" in said
 
 
 def test_a_fork_that_comes_back_stays_out_of_the_callers_code(script, tmp_path):

@@ -43,7 +43,7 @@ def audit(sql):
     return begin
 
 
-# A query or a commit, which of them in a bee's life, and whether the bee is killed before or after it.
+# A query, which of them in a bee's life, and whether the bee is killed before or after it.
 STEPS = [
     (step, nth, when)
     for step, nth in [
@@ -89,16 +89,8 @@ def test_a_bee_killed_at_any_step_costs_no_job_twice(address, sql, tmp_path, mon
         pass_by(store, name, "after")
         return rows
 
-    @contextlib.contextmanager
-    def transaction(store):
-        with original_transaction(store):
-            yield
-            pass_by(store, "commit", "before")
-        pass_by(store, "commit", "after")
-
-    original_run, original_transaction = Store.run, Store.transaction
+    original_run = Store.run
     monkeypatch.setattr(Store, "run", run)
-    monkeypatch.setattr(Store, "transaction", transaction)
 
     def job(job_id, _data):
         note(log, "begin", job_id)

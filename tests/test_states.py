@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 
 import psycopg2
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from workerbee.job import Claim, Failure, Kind, Limits, Outcome, State
 from workerbee.loading import set_up
@@ -17,8 +16,9 @@ from workerbee.store import Store
 
 LIMITS = Limits(max_attempts=2, max_crashes=3, max_losses=2)
 KINDS = [Kind.ERROR, Kind.CRASH, Kind.LOST]
-FATES = st.sampled_from(["done", "untried", *KINDS])
-NUMBERS = itertools.count()
+FATES = st.lists(st.sampled_from(["done", "untried", *KINDS]), min_size=8, max_size=8)
+CHOICE = st.integers(0, 100)
+JOBS = 24
 
 
 @dataclass
@@ -41,33 +41,35 @@ class ModelBee:
 class Jobset(RuleBasedStateMachine):
     """Bees of several nodes do what bees do, in any order; their words may come late."""
 
-    words = Bundle("words")  # claims as they once were: what a bee may still speak of
-    connection = None
+    store: Store
 
-    @initialize(widths=st.lists(st.integers(1, 9), min_size=1, max_size=6))
-    def create(self, widths):
-        name = f"states{next(NUMBERS)}"
-        self.store = Store(self.connection, name)
-        total = sum(widths)
-        set_up(self.store, map(str, range(total)), None, lambda _: None)
-        self.jobs = {pos: ModelJob() for pos in range(1, total + 1)}
+    @initialize(widths=st.lists(st.integers(1, 9), min_size=JOBS, max_size=JOBS))
+    def begin_anew(self, widths):
+        self.jobs = {pos: ModelJob() for pos in range(1, JOBS + 1)}
         self.bees: dict[int, ModelBee] = {}
         self.nodes: dict[int, bool] = {}  # whether they are silent
         self.failures: list[tuple] = []
-        # Ranges of such widths, as larger jobsets have them.
-        self.ask(f"DELETE FROM wb_ranges__{name}")
-        for width, hi in zip(widths, itertools.accumulate(widths), strict=True):
-            self.ask(f"INSERT INTO wb_ranges__{name} (attempts, hi, lo) VALUES (0, %s, %s)", hi, hi - width + 1)
+        self.claims: list[Claim] = []  # as they once were: what a bee may still speak of
+        self.ask("DELETE FROM wb_claims__states; DELETE FROM wb_ranges__states; DELETE FROM wb_failures")
+        self.ask("SELECT setseed(0)")  # so that what fails can be repeated
+        self.ask("UPDATE wb__states SET state = 'PENDING', finished_at = NULL, errors = 0, crashes = 0, losses = 0")
+        # Ranges as larger jobsets have them.
+        lo = 1
+        for width in widths:
+            hi = min(lo + width - 1, JOBS)
+            if lo <= hi:
+                self.ask("INSERT INTO wb_ranges__states (attempts, hi, lo) VALUES (0, %s, %s)", hi, lo)
+            lo = hi + 1
 
     def ask(self, query, *values):
-        with self.connection.cursor() as cursor:
+        with self.store.connection.cursor() as cursor:
             cursor.execute(query, values or None)
             return cursor.fetchall() if cursor.description else []
 
     def node(self, choice):
-        """One of the nodes there are."""
-        if not self.nodes:
-            self.add_node()
+        """One of the nodes there are, or with a choice below 0 a new one."""
+        if not self.nodes or choice < 0:
+            self.nodes[self.store.add_node("host", "machine", 1, 30)] = False
         return list(self.nodes)[choice % len(self.nodes)]
 
     def pending(self):
@@ -83,33 +85,88 @@ class Jobset(RuleBasedStateMachine):
         return pos, job.failed[kind], job.state
 
     def charged(self, charges):
-        positions = dict(self.ask(f"SELECT job_id, pos FROM wb__{self.store.jobset_id}"))
+        positions = dict(self.ask("SELECT job_id, pos FROM wb__states"))
         return [(positions[charge.job_id], charge.count, charge.state) for charge in charges]
 
-    # What nodes and bees do.
+    # What nodes and bees do. Numbers are indices into what there is.
 
-    @rule()
-    def add_node(self):
-        self.nodes[self.store.add_node("host", "machine", 1, 30)] = False
+    @rule(choice=CHOICE, new=st.booleans())
+    def add_bee(self, choice, new):
+        self.hire(self.node(-1 if new else choice))
 
-    @rule(target=words, choice=st.integers(0, 9))
-    def add_bee(self, choice):
+    @rule(choice=CHOICE, size=st.integers(1, 8))
+    def work_on(self, choice, size):
+        """All that a bee holds is done, and it claims more."""
+        self.settle_and_claim(self.claim(choice), size)
+
+    @rule(choice=CHOICE, size=st.integers(0, 8), fates=FATES, drop=st.booleans())
+    def stop_work(self, choice, size, fates, drop):
+        """Something has failed, or the bee has ended or died."""
+        self.settle(self.claim(choice, size), fates, drop)
+
+    @rule(choice=CHOICE, size=st.integers(0, 8))
+    def lose_bee(self, choice, size):
+        number = self.claim(choice, size).bee
+        bee = self.bees.pop(number)
+        charges = self.store.lose_bee(number, "its node was lost", LIMITS)
+        assert self.charged(charges) == [self.charge(pos, Kind.LOST) for pos in bee.held]
+        assert self.store.lose_bee(number, "again", LIMITS) == []
+
+    @rule(choice=CHOICE, size=st.integers(1, 8), fates=FATES, word=st.sampled_from(["claim", "settle", "drop"]))
+    def speak_late(self, choice, size, fates, word):
+        """What is said of a claim that may be long gone: by the bee, or by the keeper, from a board not up to date."""
+        if not self.claims:
+            return
+        claim = self.claims[choice % len(self.claims)]
+        if word == "claim":
+            self.settle_and_claim(claim, size)
+        else:
+            self.settle(claim, fates, word == "drop")
+
+    @rule(choice=CHOICE, silent=st.booleans())
+    def fall_silent_or_speak(self, choice, silent):
         node = self.node(choice)
+        if silent:
+            self.ask("UPDATE wb_nodes SET beat_at = now() - interval '31 s' WHERE node = %s", node)
+        else:
+            self.store.beat_node(node, 1)
+        self.nodes[node] = silent
+        silent_bees = {bee for bee, _ in self.store.silent_bees(0)}
+        assert silent_bees == {number for number, bee in self.bees.items() if self.nodes[bee.node]}
+
+    @rule(choice=CHOICE)
+    def end_node(self, choice):
+        node = self.node(choice)
+        self.store.end_node(node)
+        for number, bee in list(self.bees.items()):
+            if bee.node == node and not bee.held:
+                del self.bees[number]
+
+    def hire(self, node):
         claim = self.store.add_bee(node, 1)
         assert claim.bee not in self.bees
         self.bees[claim.bee] = ModelBee(node)
-        return claim
+        self.claims.append(claim)
 
-    @rule(target=words, claim=words, size=st.integers(1, 8))
+    def claim(self, choice, size=0):
+        """The claim of one of the bees, as it stands in the database: of up to `size` jobs, if it had none."""
+        if not self.bees:
+            self.hire(self.node(0))
+        number = list(self.bees)[choice % len(self.bees)]
+        if size and not self.bees[number].held:
+            self.settle_and_claim(Claim(number, self.bees[number].number), size)
+        found, bee = self.store.find_claim(number), self.bees[number]
+        assert (found.number, tuple(job.pos for job in found.jobs)) == (bee.number, bee.held)
+        return found
+
     def settle_and_claim(self, claim, size):
-        """All that the claim holds is done, and more is claimed."""
         bee, pending = self.bees.get(claim.bee), self.pending()
         done = {job.pos: 0.5 for job in claim.jobs}
         following, was_pending = self.store.settle_and_claim(claim, done, size, 1)
         assert was_pending == bool(pending)
         if bee is None or bee.number != claim.number:
             assert following is None
-            return claim
+            return
         for pos in bee.held:
             self.jobs[pos].state = State.COMPLETE
         positions = tuple(job.pos for job in following.jobs)
@@ -120,11 +177,9 @@ class Jobset(RuleBasedStateMachine):
         assert all(job.attempts == self.jobs[job.pos].attempts == fewest for job in following.jobs)
         bee.number, bee.held = bee.number + 1, positions
         assert (following.bee, following.number) == (claim.bee, bee.number)
-        return following
+        self.claims.append(following)
 
-    @rule(target=words, claim=words, fates=st.lists(FATES, min_size=8, max_size=8), drop=st.booleans())
     def settle(self, claim, fates, drop):
-        """Some of the claim is done, some has failed, the rest goes back; the bee may be gone."""
         bee = self.bees.get(claim.bee)
         fate = dict(zip((job.pos for job in claim.jobs), fates, strict=False))
         outcomes = [
@@ -135,7 +190,7 @@ class Jobset(RuleBasedStateMachine):
         charges = self.store.settle(claim.bee, claim.number, outcomes, LIMITS, drop=drop)
         if bee is None:
             assert charges is None
-            return claim
+            return
         expected = []
         in_force = bee.number == claim.number
         for pos, what in fate.items() if in_force else ():
@@ -149,63 +204,25 @@ class Jobset(RuleBasedStateMachine):
             del self.bees[claim.bee]
         elif in_force:
             bee.number, bee.held = bee.number + 1, ()
-            return Claim(claim.bee, bee.number)
-        return claim
-
-    @rule(claim=words)
-    def lose_bee(self, claim):
-        bee = self.bees.pop(claim.bee, None)
-        charges = self.store.lose_bee(claim.bee, "its node was lost", LIMITS)
-        assert self.charged(charges) == [self.charge(pos, Kind.LOST) for pos in (bee.held if bee else ())]
-
-    @rule(claim=words)
-    def find_claim(self, claim):
-        bee, found = self.bees.get(claim.bee), self.store.find_claim(claim.bee)
-        if bee is None:
-            assert found is None
-        else:
-            assert (found.number, tuple(job.pos for job in found.jobs)) == (bee.number, bee.held)
-
-    @rule(choice=st.integers(0, 9), silent=st.booleans())
-    def fall_silent_or_speak(self, choice, silent):
-        node = self.node(choice)
-        if silent:
-            self.ask("UPDATE wb_nodes SET beat_at = now() - interval '31 s' WHERE node = %s", node)
-        else:
-            self.store.beat_node(node, 1)
-        self.nodes[node] = silent
-        silent_bees = {bee for bee, _ in self.store.silent_bees(0)}
-        assert silent_bees == {number for number, bee in self.bees.items() if self.nodes[bee.node]}
-
-    @rule(choice=st.integers(0, 9))
-    def end_node(self, choice):
-        node = self.node(choice)
-        self.store.end_node(node)
-        for number, bee in list(self.bees.items()):
-            if bee.node == node and not bee.held:
-                del self.bees[number]
 
     # What holds after each of these.
 
     @invariant()
     def the_tables_agree_with_the_model(self):
-        name = self.store.jobset_id
-        rows = self.ask(f"SELECT pos, state, errors, crashes, losses, finished_at IS NULL FROM wb__{name}")
+        rows = self.ask("SELECT pos, state, errors, crashes, losses, finished_at IS NULL FROM wb__states")
         assert {pos: tuple(rest) for pos, *rest in rows} == {
             pos: (job.state.value, *(job.failed[kind] for kind in KINDS), job.state is State.PENDING)
             for pos, job in self.jobs.items()
         }
         # Every pending position is in one range or one claim, and nothing else is.
-        ranges = self.ask(f"SELECT attempts, generate_series(lo, hi) FROM wb_ranges__{name}")
+        ranges = self.ask("SELECT attempts, generate_series(lo, hi) FROM wb_ranges__states")
         assert sorted(pos for _, pos in ranges) == sorted(self.pending())
         assert all(attempts == self.jobs[pos].attempts for attempts, pos in ranges)
-        claims = self.ask(f"SELECT bee, number, lo, hi FROM wb_claims__{name}")
+        claims = self.ask("SELECT bee, number, lo, hi FROM wb_claims__states")
         assert {bee: (number, tuple(range(lo, hi + 1)) if lo else ()) for bee, number, lo, hi in claims} == {
             number: (bee.number, bee.held) for number, bee in self.bees.items()
         }
-        recorded = self.ask(
-            "SELECT pos, attempt, kind, final FROM wb_failures WHERE jobset_id = %s ORDER BY failure", name
-        )
+        recorded = self.ask("SELECT pos, attempt, kind, final FROM wb_failures ORDER BY failure")
         assert recorded == self.failures
         counts, states = self.store.counts(), Counter(job.state for job in self.jobs.values())
         held = sum(len(bee.held) for bee in self.bees.values())
@@ -214,12 +231,18 @@ class Jobset(RuleBasedStateMachine):
 
 
 def test_states(parameters, monkeypatch):
-    connection = psycopg2.connect(**parameters)
-    monkeypatch.setattr(Jobset, "connection", connection)
-    few = settings(
-        max_examples=60, stateful_step_count=40, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    store = Store(psycopg2.connect(**parameters), "states")
+    set_up(store, map(str, range(JOBS)), None, lambda _: None)
+    monkeypatch.setattr(Jobset, "store", store, raising=False)
+    many = settings(
+        max_examples=30,
+        stateful_step_count=40,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],  # to make a failure's steps fewer would take minutes
+        suppress_health_check=list(HealthCheck),
     )
     try:
-        run_state_machine_as_test(Jobset, settings=few)
+        run_state_machine_as_test(Jobset, settings=many)
     finally:
-        connection.close()
+        store.close()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import numbers
 import os
 import pwd
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import psycopg2
@@ -26,12 +27,22 @@ OLDEST_SERVER = 120000  # PostgreSQL 12
 ADDRESS_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGDATABASE", "PGSERVICE")
 
 
+def _libpq_variables() -> dict[str, str]:
+    # In HOME libpq looks for .pgpass and certificates.
+    return {name: value for name, value in os.environ.items() if name.startswith("PG") or name == "HOME"}
+
+
 @dataclass(frozen=True)
 class Address:
-    """Where the database is: libpq connection `parameters`, kept out of every repr since a password may be in them."""
+    """Where the database is: libpq connection `parameters`, kept out of every repr since a password may be in them.
+
+    `variables` are those of the environment that libpq reads beside them, as they were when the address was made: a
+    job may set others, for connections of its own.
+    """
 
     parameters: Mapping[str, str] = field(repr=False)
     embedded: bool = False
+    variables: Mapping[str, str] = field(default_factory=_libpq_variables, repr=False)
 
     def __str__(self) -> str:
         if self.embedded:
@@ -39,7 +50,7 @@ class Address:
         return f"database {self.database} on {self.user}@{self.host}"
 
     def _value(self, keyword: str, variable: str) -> str | None:
-        return printable(self.parameters.get(keyword) or os.environ.get(variable) or "") or None
+        return printable(self.parameters.get(keyword) or self.variables.get(variable) or "") or None
 
     @property
     def service(self) -> str | None:
@@ -124,14 +135,14 @@ def link(address: Address, name: str) -> Link:
     found = connect(address, name)
     where = {"host": found.info.host, "hostaddr": "", "port": str(found.info.port)}
     found.close()
-    return _connected(Link, Address({**address.parameters, **where}), name)
+    return _connected(Link, replace(address, parameters={**address.parameters, **where}), name)
 
 
 def _connected(kind: type[C], address: Address, name: str) -> C:
     # Ids are UTF-8, whatever the database keeps them in.
     ours = {"application_name": name[:63], "client_encoding": "UTF8"}
     defaults = {
-        "connect_timeout": os.environ.get("PGCONNECT_TIMEOUT") or "10",
+        "connect_timeout": address.variables.get("PGCONNECT_TIMEOUT") or "10",
         # A peer that went away without a word is noticed within half a minute, not after two hours.
         "keepalives_idle": "10",
         "keepalives_interval": "5",
@@ -140,7 +151,8 @@ def _connected(kind: type[C], address: Address, name: str) -> C:
     }
     try:
         dsn = psycopg2.extensions.make_dsn(**{**defaults, **address.parameters, **ours})
-        connection = kind(dsn)
+        with _environment(address.variables):
+            connection = kind(dsn)
     except psycopg2.Error as error:
         raise DatabaseError(f"cannot connect to {address}: {said(error)}") from None
     if connection.server_version < OLDEST_SERVER:
@@ -148,6 +160,23 @@ def _connected(kind: type[C], address: Address, name: str) -> C:
         connection.close()
         raise DatabaseError(f"{address} runs PostgreSQL {version}; workerbee needs 12 or newer")
     return connection
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    now = _libpq_variables()
+    _set_variables(now, variables)
+    try:
+        yield
+    finally:
+        _set_variables(variables, now)
+
+
+def _set_variables(before: Mapping[str, str], after: Mapping[str, str]) -> None:
+    if before != after:
+        for name in before.keys() - after.keys():
+            os.environ.pop(name, None)
+        os.environ.update(after)
 
 
 def refusal(error: psycopg2.Error, address: Address) -> DatabaseError:

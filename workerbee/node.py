@@ -12,9 +12,10 @@ from setproctitle import getproctitle, setproctitle
 
 from workerbee import memory
 from workerbee.address import Address
+from workerbee.birth import Birth
 from workerbee.board import Board
 from workerbee.brood import Brood
-from workerbee.child import Birth, Child
+from workerbee.child import Child
 from workerbee.curfew import Curfew, FailureLimit
 from workerbee.display import Quiet
 from workerbee.events import Receiver

@@ -141,10 +141,10 @@ class Session:
         try:
             connection = self._make(self._address, self._name)
         except DatabaseError as error:
-            # With no descriptor left in this process, this raises, too: then it is not the database that is away.
-            socket.socket(socket.AF_UNIX).close()
             if self._starting and not BUSY.search(str(error)):
                 raise
+            # With no descriptor left in this process, this raises, too: then it is not the database that is away.
+            socket.socket(socket.AF_UNIX).close()
             raise Away(str(error), asked=False) from None
         self._starting = False
         self.since = time.monotonic()
