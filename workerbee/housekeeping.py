@@ -74,7 +74,10 @@ class Housekeeping:
             # Also while the node stops: claims go back through it, and nobody else empties a dead bee's slot.
             return self._try_to_start(now)
         if keeper and now > self._limit() and not self._header.away:
-            # Stopped, or waiting for an answer that will not come: another one beats before the lease is over.
+            # Stopped, or waiting for an answer that will not come: another one beats before the lease is over. Until
+            # it has an answer the database is away, as far as we know: or it would have no time to find that out.
+            self._header.write_why("no answer")
+            self._header.away = self._header.seen
             self._header.seen = now
             self._ended = True
             keeper.kill()

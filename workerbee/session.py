@@ -81,7 +81,7 @@ class Session:
         self._make = connect
         self._starting = starting
         self._store: Store | None = None
-        self._away = False
+        self._away = True  # for all that others were told
         self.since = 0.0  # when the connection was made, in monotonic seconds
 
     def call(self, step: Callable[[Store], T], again: Callable[[Store], T] | None = None) -> T:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from pathlib import Path
 
 
@@ -17,6 +18,7 @@ class Relay:
         self._open = threading.Event()
         self._open.set()
         self._losing = 0
+        self._losing_until = 0.0
         folder.mkdir(parents=True)
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(folder / ".s.PGSQL.5432"))
@@ -32,8 +34,9 @@ class Relay:
         self._open.set()
 
     def lose(self, answers: int) -> None:
-        """Swallow the next so many answers, and cut each connection that one was to go through."""
+        """Swallow the next so many answers within a second, and cut each connection that one was to go through."""
         self._losing = answers
+        self._losing_until = time.monotonic() + 1
 
     def close(self) -> None:
         self.thaw()
@@ -60,7 +63,7 @@ class Relay:
         with contextlib.suppress(OSError):
             while piece := source.recv(65536):
                 self._open.wait()
-                if answers and self._losing > 0:
+                if answers and self._losing > 0 and time.monotonic() < self._losing_until:
                     self._losing -= 1
                     break
                 target.sendall(piece)
