@@ -259,7 +259,6 @@ def test_bad_job_function(empty, function, said):
         dataclasses.make_dataclass("Job", ["job_id", "data"], namespace={"__call__": Asynchronous.__call__}),
         np.frompyfunc(nothing, 2, 1),
     ],
-    ids=repr,
 )
 def test_good_job_function(function):
     check_job_function(function)

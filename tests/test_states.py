@@ -146,6 +146,7 @@ class Jobset(RuleBasedStateMachine):
         claim = self.store.add_bee(node, 1)
         assert claim.bee not in self.bees
         self.bees[claim.bee] = ModelBee(node)
+        self.nodes[node] = False  # it was heard
         self.claims.append(claim)
 
     def claim(self, choice, size=0):
