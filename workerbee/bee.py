@@ -80,18 +80,14 @@ class Bee:
     def run(self) -> Phase:
         """Claim and run jobs; returns why there are no more to come: NO_WORK, SPENT or STOPPED."""
         self._register()
-        while True:
-            reason = self._reason_to_end()
-            if reason is None and not self._advance():
-                reason = Phase.NO_WORK
-            if reason is not None:
-                self._settle([], drop=True)
-                return reason
+        while (reason := self._advance()) is None:
             for job in self._claim.jobs:
                 failure = self._perform(job)
                 if failure is not None:
                     self._settle([failure], drop=False)
                     break
+        self._settle([], drop=True)
+        return reason
 
     def _register(self) -> None:
         self._hold(self._session.call(lambda store: store.add_bee(self._header.node, self._pid)))
@@ -110,9 +106,9 @@ class Bee:
         slot.number = claim.number
         slot.bee = claim.bee
 
-    def _advance(self) -> bool:
-        """Settle what is done and hold the next claim; False when nothing is pending."""
-        while self._may_claim():
+    def _advance(self) -> Phase | None:
+        """Settle what is done and hold the next claim; or why there is none, with what is done still to be settled."""
+        while (reason := self._reason_not_to_claim()) is None:
             following, pending = self._session.call(self._settle_and_claim, again=self._read_back)
             if following is None:
                 # A statement that we had given up for lost may have been slow: then the next claim is ours.
@@ -123,11 +119,13 @@ class Bee:
                 continue
             self._slot.completed += len(self._done)
             self._hold(following)
-            if following.jobs or not pending:
-                return bool(following.jobs)
+            if following.jobs:
+                return None
+            if not pending:
+                return Phase.NO_WORK
             # Others hold the very rows that are left. They will be through in a moment.
             time.sleep(random.uniform(0, 0.01))
-        return True
+        return reason
 
     def _settle_and_claim(self, store: Store) -> tuple[Claim | None, bool]:
         header = self._header
@@ -159,13 +157,13 @@ class Bee:
             self._witness.charged(charge)
         self._hold(Claim(claim.bee, claim.number + 1))
 
-    def _may_claim(self) -> bool:
-        """Whether there is no reason to end, after waiting for as long as the node holds its bees back."""
+    def _reason_not_to_claim(self) -> Phase | None:
+        """The reason to end, if there is one, after waiting for as long as the node holds its bees back."""
         if self._header.hold > monotonic() and self._done:
             self._settle([], drop=False)
-        while self._header.hold > monotonic() and self._reason_to_end() is None:
+        while (reason := self._reason_to_end()) is None and self._header.hold > monotonic():
             time.sleep(HOLD)
-        return self._reason_to_end() is None
+        return reason
 
     def _reason_to_end(self) -> Phase | None:
         if self._header.stop or self._stopped:

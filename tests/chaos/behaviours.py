@@ -216,7 +216,8 @@ def spins(_site: Site) -> None:
 
 
 def hangs_in_c(_site: Site) -> None:
-    ctypes.PyDLL(None).sleep(600)  # holding the GIL
+    while True:
+        ctypes.PyDLL(None).sleep(600)  # holding the GIL; the signal that asks for its stack ends the call
 
 
 def suspends_itself(_site: Site) -> None:

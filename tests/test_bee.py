@@ -1,0 +1,68 @@
+"""A bee by itself, on a board and a database, with nobody around it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import psycopg2
+import pytest
+
+from workerbee.address import resolve
+from workerbee.bee import Bee
+from workerbee.board import Board, Phase
+from workerbee.job import Limits
+from workerbee.loading import set_up
+from workerbee.session import Session
+from workerbee.store import Store
+
+
+class Indifferent:
+    """A witness."""
+
+    def claimed(self, job):
+        pass
+
+    def completed(self, job):
+        pass
+
+    def charged(self, charge):
+        pass
+
+
+class StoppedBee(Bee):
+    """Is told to stop after it has asked itself `asks` times whether there is a reason to end."""
+
+    asks = 0
+
+    def _reason_to_end(self):
+        reason = super()._reason_to_end()
+        self.asks -= 1
+        if not self.asks:
+            self._header.stop = 1
+        return reason
+
+
+@pytest.mark.parametrize("asks", range(1, 13))
+def test_a_stop_at_any_moment_runs_no_job_twice(address, parameters, sql, asks):
+    store = Store(psycopg2.connect(**parameters), "stopped")
+    set_up(store, map(str, range(20)), None, lambda _: None)
+    board = Board(1)
+    board.header.node = store.add_node("host", "machine", 1, 30)
+    board.slots[0].move(Phase.ALIVE)
+    store.close()
+    runs = Counter()
+
+    def job(job_id, _data):
+        runs[job_id] += 1
+        if job_id == "7":
+            raise ValueError
+
+    session = Session(resolve(**address), "stopped", "workerbee test bee", patience=0)
+    bee = StoppedBee(session, board, 0, job, Limits(max_attempts=1), Indifferent())
+    bee.asks = asks
+    assert bee.run() is Phase.STOPPED
+    session.close()
+    board.close()
+    assert set(runs.values()) <= {1}
+    assert sql("SELECT count(*) FROM wb__stopped WHERE state <> 'PENDING'") == [(len(runs),)]
+    assert sql("SELECT count(*) FROM wb_claims__stopped") == [(0,)]
