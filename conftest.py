@@ -95,8 +95,9 @@ def sql(parameters: dict[str, str]) -> Iterator[Callable[..., list[tuple[Any, ..
 def environ(parameters: dict[str, str]) -> dict[str, str]:
     """An environment in which the test's database is the one that libpq finds."""
     ours = {ADDRESS_VARIABLES[key]: value for key, value in parameters.items() if key in ADDRESS_VARIABLES}
-    # pytest's own settings are not a user's.
-    others = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "PYTEST"))}
+    # What pytest sets, the size of its terminal included, is not a user's.
+    foreign = ("PG", "PYTEST", "COLUMNS", "LINES")
+    others = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
     return {**others, **ours, "PYTHONUNBUFFERED": "1"}
 
 

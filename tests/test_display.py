@@ -225,7 +225,7 @@ def test_stop_keeps_the_bar_whole(terminal, tmp_path):
 
 
 def test_low_terminal(terminal):
-    run = terminal('run([f"raise-{n}" for n in range(10)])', rows=1)
+    run = terminal('run([f"raise-{n}" for n in range(5)])', rows=1)
     assert len(bars(run.everything())) == 1
 
 
