@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.helpers import alive, wait_until
-from workerbee import memory, postgres_jobset
+from workerbee import cgroups, memory, postgres_jobset
 from workerbee.batch import seconds_left
 from workerbee.board import Board, Phase, Verdict
 from workerbee.curfew import Curfew, FailureLimit
@@ -161,6 +161,57 @@ def test_the_cgroup_is_asked(tmp_path, version):
     assert memory.oom_kills(tmp_path) == 3
     (group / limit).write_text("max\n" if version == 2 else "9223372036854771712\n")
     assert [gauge.name for gauge in memory.gauges(None, tmp_path)] == ["the machine's memory"]
+
+
+@pytest.fixture
+def slot():
+    """A cgroup as a batch system makes one, with 1.5 GB of memory: the file that takes a process into it."""
+    version, directory = next(cgroups.directories("memory"), (0, Path("/none")))
+    group = directory / f"workerbee-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / ("memory.max" if version == 2 else "memory.limit_in_bytes")).write_text("1500000000")
+    except OSError as error:
+        if group.exists():
+            group.rmdir()
+        pytest.skip(f"no cgroup can be made here: {error}")
+    members = group / "cgroup.procs"
+    yield members
+    wait_until(lambda: not members.read_text())
+    group.rmdir()
+
+
+@pytest.mark.parametrize("node_memory", ["auto", "100GB"])
+def test_a_slot_with_little_memory(slot, sql, script, node_memory):
+    """By default the fat job goes before the kernel acts; else the kernel takes its bee, and is found out."""
+    process = script(
+        """
+        import os, sys, time
+        from pathlib import Path
+        from workerbee import postgres_jobset
+
+        Path(sys.argv[1]).write_text(str(os.getpid()))
+
+        def job(job_id, data):
+            if job_id == "fat":
+                block = bytearray(3_000_000_000)
+                block[::4096] = b"x" * len(block[::4096])
+
+        postgres_jobset("slot", job, ["fat", *map(str, range(20))], processes=2, max_crashes=1, node_memory=sys.argv[2])
+        """,
+        str(slot),
+        node_memory,
+    )
+    said = process.communicate()[0]
+    assert "20 of 21 jobs complete, 1 failed" in said
+    ((job_id, kind, message),) = sql("SELECT job_id, kind, message FROM wb_failures")
+    assert job_id == "fat"
+    if node_memory == "auto":
+        assert kind == "memory"
+        assert "when the cgroup's memory ran short" in message
+    else:
+        assert kind == "crash"
+        assert "sent by nobody here but the kernel, since memory was short (its oom_kill count rose by 1)" in message
 
 
 def test_the_kernel_takes_a_bee_first(address):
