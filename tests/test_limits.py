@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
@@ -48,7 +49,12 @@ def wait_for_child():
     subprocess.run([sys.executable, "-c", "import time; time.sleep(3600)"], check=True)
 
 
-HANGS = [spin, spin_in_c, ignore_and_sleep, stop_itself, wait_for_child]
+def sleep_in_c():
+    # It returns when a signal comes, and it is the question for its stack that brings one.
+    ctypes.CDLL(None).sleep(3600)
+
+
+HANGS = [spin, sleep_in_c, spin_in_c, ignore_and_sleep, stop_itself, wait_for_child]
 
 
 def test_a_job_that_hangs_is_killed_and_says_where(address, sql, tmp_path):

@@ -203,6 +203,8 @@ class Bee:
             raised = error
         if os.getpid() != self._pid:
             _leave_fork(raised)
+        while slot.is_over:
+            time.sleep(1)  # until we are killed
         seconds = monotonic() - started
         if raised is not None:
             failure = describe(raised, self._read_log())

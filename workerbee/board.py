@@ -182,6 +182,11 @@ class Slot(ctypes.Structure):
             return Verdict.ORDERED
         return Verdict(self._verdict)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the time of the running job is over, so that nothing it says counts any more."""
+        return self._verdict == Verdict.TIMEOUT and self._accused == self.jobs
+
     def read_reason(self) -> str:
         return self.reason.decode("utf-8", "ignore")
 

@@ -45,9 +45,10 @@ class TimeGuard:
         if started != slot.started:
             self._asked[index] = slot.started, now
             self._sizes[index] = 0
+            # Before: the question may end what the job waits for, and it would return as if all were well.
+            slot.condemn(Verdict.TIMEOUT, f"ran for longer than {self._limit:g} s (job_timeout)")
             self._brood.bees[index].ask_for_stack()
         elif self._is_written(index) or now > asked + WRITTEN:
-            slot.condemn(Verdict.TIMEOUT, f"ran for longer than {self._limit:g} s (job_timeout)")
             self._brood.bees[index].kill()
             return math.inf
         return now + WRITING

@@ -40,6 +40,9 @@ BUSY = re.compile(
     "too many (clients|connections)|remaining connection slots|no more connections allowed"
     "|database system is (starting up|shutting down|in recovery mode|not (yet )?accepting connections)"
 )
+# What a server says that is being shut down; but also what is no PostgreSQL at all. A starter soon stops believing it.
+CUT = re.compile("closed the connection unexpectedly|terminating connection")
+CUT_PATIENCE = 10.0  # seconds
 
 
 class Away(Exception):  # noqa: N818 - it is no error yet
@@ -80,6 +83,7 @@ class Session:
         self._outage = outage
         self._make = connect
         self._starting = starting
+        self._cut = 0.0  # since when a starter has been cut off, in monotonic seconds
         self._store: Store | None = None
         self._away = True  # for all that others were told
         self.since = 0.0  # when the connection was made, in monotonic seconds
@@ -142,7 +146,9 @@ class Session:
             connection = self._make(self._address, self._name)
         except DatabaseError as error:
             if self._starting and not BUSY.search(str(error)):
-                raise
+                self._cut = self._cut or time.monotonic()
+                if not CUT.search(str(error)) or time.monotonic() - self._cut > CUT_PATIENCE:
+                    raise
             # With no descriptor left in this process, this raises, too: then it is not the database that is away.
             socket.socket(socket.AF_UNIX).close()
             raise Away(str(error), asked=False) from None
