@@ -306,6 +306,7 @@ def test_a_process_that_is_left_is_noticed(tmp_path):
         (1, "Traceback\nKeyError: 'x'", "ended with 1"),
         (1, "workerbee.errors.DatabaseError: gone", "ended with 1"),
         (1, "NodeFailed: the keeper died 5 times; the last: SIGKILL", "ended with 1"),
+        (0, "Traceback (most recent call last):\n  File\n    line\nKeyError: 1\n", "printed a traceback of KeyError"),
         (143, "", "ended with 143"),
         (-signal.SIGSEGV, "", "ended with -11"),
         (0, "the keeper died (exit code 1), started again", "lost keepers by {'exit code 1': 1}"),

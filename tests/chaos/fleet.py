@@ -69,8 +69,9 @@ class Node:
                 self.below[identity] = None
 
     def said(self) -> str:
-        """What it has printed."""
-        return self.log.read_text(errors="replace")
+        """What it has printed, its bees' logs included."""
+        bees = self.log.parent.glob(f"bees/*-{self.pid}-bee*.log")
+        return "".join(path.read_text(errors="replace") for path in (self.log, *bees))
 
 
 class Fleet:

@@ -22,6 +22,7 @@ STOPPED = {
 SIGNALS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGKILL)
 CRASHES = {0, 1, 3, 77, 120, *(-number for number in SIGNALS)}
 KEEPERS = 5
+RAISED = ("KeyboardInterrupt", "DatabaseError", "NodeFailed")  # to end the script
 STALLS = ("stop_keeper", "stop_supervisor", "freeze_network", "restart", "fill_connections")
 OUTAGES = ("restart", "fill_connections", "freeze_network", "cut_sessions", "lose_answers")
 
@@ -38,6 +39,10 @@ def wrong_output(node: Node, hits: list[Hit], disturbances: list[Disturbance]) -
     stalled = any(d.touches(node.pid, 0, math.inf) and d.name in STALLS for d in disturbances)
     if (keepers.total() > killed and not stalled) or keepers.keys() - {"SIGKILL"}:
         yield f"{where} lost keepers by {dict(keepers)}, of which {killed} were killed"
+    # No job's exception is printed, so these are ours.
+    for raised in re.findall(r"^Traceback .*\n(?: .*\n)+([\w.]+)", said, re.MULTILINE):
+        if raised.rpartition(".")[2] not in RAISED:
+            yield f"{where} printed a traceback of {raised}"
     hit = {hit.pid for hit in hits}
     for bee, why in re.findall(r"bee (\d+) died before it claimed a job \((.*?)\)", said):
         if why != "SIGKILL" or not hit:
