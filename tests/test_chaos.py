@@ -88,6 +88,7 @@ def sound() -> Evidence:
             attempt("1/3", 6, RETURNED),
             attempt("1/3", 6.2, RETURNED, pid=102, held_by=BEE),
         ],
+        leases={NODE: 2.0},
         disturbances=[Disturbance("stop_keeper", NODE, 45, 49)],
         summaries=[(4, 2, 2)],
     )
@@ -143,6 +144,8 @@ def add(field, *entries):
         (change("disturbances", 0, node=999), "nothing was done to its node"),
         (change("disturbances", 0, end=20), "nothing was done to its node"),
         (change("disturbances", 0, name="hold_snapshot"), "nothing was done to its node"),
+        (change("disturbances", 0, name="cut_sessions"), "nothing was done to its node"),
+        (change("disturbances", 0, name="kill_keeper", end=43), "nothing was done to its node"),
         (change("failures", 4, message="its supervisor died"), "nothing was done to its node"),
         (add("attempts", attempt("1/0", 9, RETURNED, pid=102)), "it returned in 101, and ran again in 102"),
         (change("attempts", 2, how=RETURNED), "it returned in 101, and is FAILED"),
@@ -272,12 +275,16 @@ def test_a_session_that_rests_in_a_transaction_is_noticed(tables, parameters):
 
 def test_a_bee_that_is_not_replaced_is_noticed():
     watch = BeeWatch()
-    seen = [line for n in range(40) for line in watch.saw(n / 4, {NODE: [True, n < 8]})]
+    seen = [line for n in range(40) for line in watch.saw(n / 4, {NODE: (False, [True, n < 8])})]
     assert seen == ["node 100 has had no bee 1 for 6 s"]
     watch = BeeWatch()
-    assert [line for n in range(80) for line in watch.saw(n / 4, {NODE: [True, n % 20 < 10]})] == []
+    assert [line for n in range(80) for line in watch.saw(n / 4, {NODE: (False, [True, n % 20 < 10])})] == []
     watch = BeeWatch()
-    assert [line for n in range(80) for line in watch.saw(n / 4, {NODE: [False]} if n % 10 else {})] == []
+    assert [line for n in range(80) for line in watch.saw(n / 4, {NODE: (False, [False])} if n % 10 else {})] == []
+    watch = BeeWatch()
+    assert [line for n in range(80) for line in watch.saw(n / 4, {NODE: (n > 10, [False])})] == []
+    watch = BeeWatch()
+    assert [line for n in range(80) for line in watch.saw(n / 4, {NODE: (n % 20 < 10, [False])})] != []
 
 
 def test_a_node_that_does_not_stop_is_noticed():

@@ -16,11 +16,15 @@ from tests.chaos.faults import Disturbance, Hit
 from tests.chaos.journal import RAISED, RETURNED, Attempt
 from tests.chaos.plan import Job
 from tests.chaos.tables import Failed, Row
-from tests.chaos.watches import SLOWNESS
+from tests.chaos.watches import HICCUP, SLOWNESS
 
 MAX_LOSSES = 10
 HEARD_WITHIN = 3.0  # seconds from a signal until no bee of the node claims
-SILENCE = 15.0  # seconds before a loss in which what made the node silent must have been
+# What can keep a node from beating for a lease, and for how many seconds after that it may find no time to.
+SILENCING = {
+    ("kill_keeper", "kill_supervisor", "stop_supervisor"): 4.0,
+    ("stop_keeper", "freeze_network", "restart", "fill_connections"): 8.0,
+}
 COUNTERS = {"error": "errors", "timeout": "errors", "crash": "crashes", "memory": "crashes", "lost": "losses"}
 ENDED_WITHIN = 1.0 + 2.0 * SLOWNESS  # seconds from a job's timeout to its end: it has one to write its stack
 DELAYS = ("stop_", "freeze_", "restart", "fill_")  # of a signal, or of a claim that was under way when it came
@@ -35,6 +39,7 @@ class Evidence:
     max_attempts: int
     max_crashes: int
     job_timeout: float | None = None
+    leases: dict[int, float] = field(default_factory=dict)  # by node
     offset: float = 0.0
     rows: list[Row] = field(default_factory=list)
     failures: list[Failed] = field(default_factory=list)
@@ -160,7 +165,12 @@ class Checker:
             return True
         if "silent" not in failure.message:
             return any(hit.node == failure.node and hit.role == "supervisor" for hit in self._evidence.hits)
-        return self._was_silenced(failure.node, at - SILENCE, at)
+        lease = self._evidence.leases.get(failure.node, 0.0)
+        return any(
+            d.name in names and d.touches(failure.node, at - lease - delay, at)
+            for names, delay in SILENCING.items()
+            for d in self._evidence.disturbances
+        ) or any(at - lease - HICCUP < hiccup < at + HICCUP for hiccup in self._evidence.hiccups)
 
     def _was_silenced(self, node: int, begin: float, end: float) -> bool:
         """Whether something kept the node from its duties, besides what only concerns one bee or old rows."""

@@ -103,6 +103,17 @@ class Faults:
         if node := _picked(list(self._fleet.living()), fault.pick):
             self._suspend(node, node.pid, 2 * node.plan.lease * fault.seconds, "stop_supervisor")
 
+    def kill_heads(self, fault: Fault) -> None:
+        """The keeper and then the supervisor: nobody is left to end the bees."""
+        if target := _picked(self._keepers(), fault.pick):
+            node, keeper = target
+            self.unattended.add(node.pid)
+            node.note_processes()
+            for pid in (node.pid, keeper):
+                os.kill(pid, signal.SIGSTOP)  # nobody starts another one in between
+            self._kill(node, keeper, "keeper")
+            self._kill_supervisor(node)
+
     def kill_node(self, fault: Fault) -> None:
         """All processes at once, as when the machine goes down."""
         if node := _picked(list(self._fleet.living()), fault.pick):
@@ -213,6 +224,8 @@ class Faults:
 
     def _kill_supervisor(self, node: Node) -> None:
         self._note("kill_supervisor", node.pid)
+        if not node.inline:
+            node.bees = [identity for bee in node.glimpse.bees() if (identity := Identity.of(bee))]
         at = self._journal.write("hit", pid=node.pid, node=node.pid, role="supervisor")
         self.hits.append(Hit(at, node.pid, node.pid, "supervisor"))
         node.send(signal.SIGKILL)

@@ -33,6 +33,7 @@ class Node:
     began: float
     signals: list[tuple[float, signal.Signals]] = field(default_factory=list)  # sent to its supervisor
     below: dict[Identity, None] = field(default_factory=dict)  # every process seen below it
+    bees: list[Identity] = field(default_factory=list)  # when its supervisor was killed
     ended: float | None = None
 
     @property

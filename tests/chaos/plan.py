@@ -84,6 +84,7 @@ FAULTS = {
     "stop_keeper": 4,
     "kill_supervisor": 6,
     "stop_supervisor": 4,
+    "kill_heads": 3,
     "kill_node": 2,
     "terminate": 4,
     "terminate_twice": 3,

@@ -182,6 +182,7 @@ def _evidence(plan: Plan, fleet: Fleet, faults: Faults, sampler: Sampler, journa
         plan.max_attempts,
         plan.max_crashes,
         plan.job_timeout,
+        {node.pid: node.plan.lease for node in fleet.nodes},
         offset=time.time() - time.monotonic(),
         rows=tables.rows(),
         failures=tables.failures(),

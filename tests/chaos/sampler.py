@@ -101,8 +101,8 @@ class Sampler(threading.Thread):
             node.note_processes()
             self.usage.look_at(node)
         slots = sum(node.plan.processes or 1 for node in nodes)
-        working = [n for n in nodes if self._offered.get(n.pid, 0) > slots and not self._excused(n, now)]
-        self._note(self._bees.saw(now, {node.pid: self._lives(node) for node in working}))
+        seen = {n.pid: (self._excused(n, now, slots), self._lives(n)) for n in nodes if n.glimpse.found()}
+        self._note(self._bees.saw(now, seen))
         stopping = [node for node in nodes if node.told_to_stop and now > self._exit_deadline(node)]
         self._note(self._exits.saw(now, {node.pid: self._exit_deadline(node) for node in stopping}))
         self._look_after_killed(now)
@@ -110,12 +110,12 @@ class Sampler(threading.Thread):
     def _lives(self, node: Node) -> list[bool]:
         return [bool(slot.pid) and Identity.of(slot.pid) is not None for slot in node.glimpse.slots()]
 
-    def _excused(self, node: Node, now: float) -> bool:
-        """Whether the node need not have all its bees now."""
+    def _excused(self, node: Node, now: float, slots: int) -> bool:
+        """Whether the node need not have all its bees now, of all nodes' `slots`."""
         return bool(
             node.inline
             or node.signals
-            or not node.glimpse.found()
+            or self._offered.get(node.pid, 0) <= slots
             or node.glimpse.header().stop
             or self._disturbed(node.pid, now - 1, "stop_supervisor", "stop_keeper")
             or self._disturbed(node.pid, now - RECOVERY, "restart", "fill_", "freeze_")
@@ -135,6 +135,9 @@ class Sampler(threading.Thread):
             killed = [at for at, number in node.signals if number is signal.SIGKILL]
             if not killed or node.inline or node.pid in self._looked_after or now < killed[0] + GONE_WITHIN:
                 continue
+            # Bees end by themselves, whoever else stands still.
+            bees = [bee.pid for bee in node.bees if bee.lives()]
+            self._note([f"node {node.pid} was killed, and its bees {bees} live"] if bees else [])
             if self._disturbed(node.pid, killed[0], "stop_"):
                 continue  # its keeper may stand still: later
             self._looked_after.add(node.pid)
@@ -143,15 +146,16 @@ class Sampler(threading.Thread):
                 self._note([f"node {node.pid} was killed, and of its processes there are still {left}"] if left else [])
 
     def check_ended(self, node: Node) -> None:
-        """Now that it has ended: if it was told to, nothing may be left in its name."""
-        told = [at for at, number in node.signals if number is not signal.SIGKILL]
-        orderly = node.process.returncode in (143, 129, -signal.SIGINT) and len(told) == len(node.signals)
-        if not told or not orderly or self._disturbed(node.pid, told[0] - RECOVERY, "", but="stop_bee"):
+        """Now that it has ended: if it did so in order, nothing may be left in its name."""
+        orderly = node.finished or node.process.returncode in (143, 129, -signal.SIGINT)
+        killed = any(number is signal.SIGKILL for _, number in node.signals)
+        since = min([node.ended or 0.0, *(at for at, _ in node.signals)]) - RECOVERY
+        if not orderly or killed or self._disturbed(node.pid, since, "", but="stop_bee"):
             return
         with contextlib.suppress(psycopg2.Error), contextlib.closing(self._server.connect("check")) as connection:
             held = Tables(connection, self._jobset_id).held_by(node.pid)
-            if held and not self._disturbed(node.pid, told[0] - RECOVERY, "", but="stop_bee"):
-                self._note([f"node {node.pid} was told to stop, has ended, and holds {held}"])
+            if held and not self._disturbed(node.pid, since, "", but="stop_bee"):
+                self._note([f"node {node.pid} has ended, and there is in its name {held}"])
 
     def describe(self) -> str:
         """How things stand, for a round that does not end."""

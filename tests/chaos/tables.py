@@ -43,7 +43,8 @@ SIZES = """
     WHERE relname IN ('wb__{0}', 'wb_ranges__{0}', 'wb_claims__{0}', 'wb_nodes', 'wb_failures') ORDER BY 1
 """
 HELD = """
-    SELECT c.bee, c.lo, c.hi FROM wb_claims__{0} c JOIN wb_nodes n USING (node) WHERE n.pid = %s AND n.jobset_id = '{0}'
+    SELECT n.node, n.ended_at IS NOT NULL, c.bee, c.lo, c.hi FROM wb_nodes n LEFT JOIN wb_claims__{0} c USING (node)
+    WHERE n.pid = %s AND n.jobset_id = '{0}' AND (n.ended_at IS NULL OR c.bee IS NOT NULL)
 """
 ACTIVITY = """
     SELECT pid, extract(epoch FROM xact_start)::float8, application_name, query FROM pg_stat_activity
@@ -133,7 +134,7 @@ class Tables:
         return [Failed(*row) for row in self.ask(FAILURES)]
 
     def held_by(self, node: int) -> list[tuple[Any, ...]]:
-        """What bees of the node whose supervisor is `node` hold, or held."""
+        """What is there in the name of the node whose supervisor was `node`, if it has not ended, or has bees."""
         return self.ask(HELD, node)
 
     def sizes(self) -> dict[str, tuple[int, int]]:

@@ -1,7 +1,7 @@
 """Watches: each is told again and again what is so, and says what has been wrong for too long.
 
 Times are monotonic seconds. A promise of so many seconds is held to three times as many, since the machine may be
-slow; what is excused at the moment does not count, nor does the time before.
+slow; the time in which something is excused does not count.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ HICCUP = 1.0  # a watch that was not asked for so long has not watched
 
 
 class Streaks:
-    """Since when things have been wrong, without a break; `over(seconds)` are told once each."""
+    """For how many seconds things have been wrong, without a break; those beyond `longest` are told once each."""
 
     def __init__(self, longest: float) -> None:
         self._longest = longest
-        self._since: dict[object, float] = {}
+        self._seconds: dict[object, float] = {}
         self._told: set[object] = set()
         self._last = 0.0
 
-    def saw(self, now: float, wrong: Iterable[object]) -> list[object]:
-        """Those of `wrong` that have been so for too long."""
-        wrong = set(wrong)
-        if now - self._last > HICCUP:
-            self._since.clear()
+    def saw(self, now: float, wrong: Iterable[object], excused: Iterable[object] = ()) -> list[object]:
+        """Those of `wrong` that have been so for too long; for what is `excused`, time stands still."""
+        wrong, excused = set(wrong), set(excused)
+        passed = now - self._last if now - self._last < HICCUP else 0.0
         self._last = now
-        self._since = {key: self._since.get(key, now) for key in wrong}
+        counted = {key: 0.0 if key in excused or key not in self._seconds else passed for key in wrong}
+        self._seconds = {key: self._seconds.get(key, 0.0) + seconds for key, seconds in counted.items()}
         self._told &= wrong
-        late = [key for key, since in self._since.items() if now - since > self._longest and key not in self._told]
+        late = [key for key in wrong if self._seconds[key] > self._longest and key not in self._told]
         self._told.update(late)
         return late
 
@@ -43,10 +43,15 @@ class BeeWatch:
     def __init__(self) -> None:
         self._streaks = Streaks(REPLACED_WITHIN)
 
-    def saw(self, now: float, nodes: Mapping[int, Iterable[bool]]) -> list[str]:
-        """`nodes` has for each node that is not excused whether each of its bees lives."""
-        missing = [(node, slot) for node, slots in nodes.items() for slot, lives in enumerate(slots) if not lives]
-        late = self._streaks.saw(now, missing)
+    def saw(self, now: float, nodes: Mapping[int, tuple[bool, Iterable[bool]]]) -> list[str]:
+        """`nodes` has for each node whether it is excused at the moment, and whether each of its bees lives."""
+        missing = {
+            (node, slot): excused
+            for node, (excused, slots) in nodes.items()
+            for slot, lives in enumerate(slots)
+            if not lives
+        }
+        late = self._streaks.saw(now, missing, [key for key, excused in missing.items() if excused])
         return [f"node {node} has had no bee {slot} for {REPLACED_WITHIN:g} s" for node, slot in late]  # type: ignore[misc]
 
 
