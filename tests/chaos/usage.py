@@ -10,7 +10,7 @@ import psutil
 
 from tests.chaos.fleet import Node
 
-SETTLED = 3.0  # seconds after which a process has what it needs
+SETTLED = 3  # points after which a process has what it needs
 EVERY = 1.0
 
 
@@ -22,7 +22,7 @@ class Course:
 
     def growth(self, column: int) -> float:
         """How much the second half has more than the first, on the median."""
-        settled = [point[column] for point in self.points if point[0] > SETTLED]
+        settled = [point[column] for point in self.points[SETTLED:]]
         if len(settled) < 6:
             return 0.0
         half = len(settled) // 2
@@ -42,7 +42,8 @@ class Usage:
     def look_at(self, node: Node) -> None:
         """Take a point of the node's processes, if it is time to."""
         now = time.monotonic()
-        if now - self._looked.get(node.pid, 0.0) < EVERY:
+        # Before it has a board, it sets up.
+        if now - self._looked.get(node.pid, 0.0) < EVERY or not node.glimpse.found():
             return
         self._looked[node.pid] = now
         role = "inline" if node.inline else "supervisor"
