@@ -19,7 +19,7 @@ from tests.chaos.tables import Failed, Row
 from tests.chaos.watches import HICCUP, SLOWNESS
 
 MAX_LOSSES = 10
-HEARD_WITHIN = 3.0  # seconds from a signal until no bee of the node claims
+HEARD_WITHIN = 2.0  # seconds from a signal until no bee of the node claims
 # What can keep a node from beating for a lease, and for how many seconds after that it may find no time to.
 SILENCING = {
     ("kill_keeper", "kill_supervisor", "stop_supervisor"): 4.0,

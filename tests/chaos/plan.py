@@ -136,7 +136,7 @@ def _draw_node(random: Random, index: int) -> NodePlan:
         processes=None if inline else random.choice((2, 3, 4)),
         start_method=method,
         lease=random.choice((2.0, 3.0, 4.0)),
-        grace=random.choice((0.5, 2.0, 5.0)),
+        grace=random.choice((0.5, 3.0, 6.0)),
         max_jobs_per_bee=None if inline else random.choice((None, None, 50)),
         job_timeout=None,
         memory_limit=None,
