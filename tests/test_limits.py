@@ -91,7 +91,7 @@ def eat(megabytes):
 
 
 def test_a_bee_over_its_memory_limit_is_killed(address, sql):
-    shared = eat(300)  # the supervisor's: no bee is to blame for what all of them share
+    shared = eat(600)  # the supervisor's: no bee is to blame for what all of them share
 
     def job(job_id, _data):
         if job_id == "fat":

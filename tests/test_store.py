@@ -94,7 +94,7 @@ def test_a_word_that_comes_while_the_claim_is_taken_away_changes_nothing(store, 
         taker.run("hold_claim", bee=claim.bee)
         thread.start()
         wait_until(lambda: waiting(sql), "the late word to wait for ours")
-        taker.run("release_jobs", attempts=0, positions=[pos])
+        taker.run("release_jobs", attempts=0, lows=[pos], highs=[pos])
         taker.run("drop_bee", bee=claim.bee)
     thread.join()
     assert answers == [told]
@@ -182,8 +182,9 @@ def test_complete_never_changes(store, sql):
     for failure in (BOOM, Failure(Kind.CRASH, "SIGSEGV", ""), Failure(Kind.LOST, "lost", "")):
         assert (
             store.run(
-                "charge_job",
-                pos=done,
+                "charge_jobs",
+                lo=done,
+                hi=done,
                 seconds=1,
                 limit=1,
                 kind=failure.kind.value,

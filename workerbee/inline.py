@@ -60,7 +60,7 @@ class Inline:
             pause = pausing(self._node.board, signals.wait)
             name = f"workerbee {work.jobset_id} bee"
             session = Session(work.address, work.jobset_id, name, pause, patience=work.options.db_patience)
-            bee = Bee(session, self._node.board, 0, work.function.function, work.limits, self)
+            bee = Bee(session, self._node.board, 0, work.function.function, work.limits, self, claim=work.options.claim)
             self._set_timer()
             try:
                 self._interruptible = True
