@@ -141,8 +141,8 @@ def pending(pid, number):
 def bee():
     """A bee that holds a claim, and has no database."""
     board = Board(2)
-    bee = Bee(None, board, 0, None, Limits(), None)
-    bee._hold(Claim(1, 7, tuple(Job(pos, str(pos), None, 0) for pos in range(10, 20))))
+    bee = Bee(None, board, 0, None, Limits(), None, lease=30)
+    bee._hold(Claim(1, 7, tuple(Job(pos, str(pos), None, 0) for pos in range(10, 20))), time.monotonic())
     yield SimpleNamespace(bee=bee, slot=board.slots[0], header=board.header)
     board.close()
 
@@ -157,6 +157,12 @@ def test_nothing_is_started_of_a_claim_that_is_old_or_cut(bee):
     bee.slot.cut = 6
     assert bee.bee._may_start(job)
     bee.slot.since = time.monotonic() - FRESH
+    assert not bee.bee._may_start(job)
+    # Where answers take so long, it takes one at a time, for as long as nobody can have given it away.
+    assert bee.bee._next_size() == 1
+    bee.slot.size = 1
+    assert bee.bee._may_start(job)
+    bee.slot.since = time.monotonic() - 15
     assert not bee.bee._may_start(job)
 
 

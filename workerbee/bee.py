@@ -21,7 +21,7 @@ from workerbee.session import Session
 from workerbee.store import Store
 
 SPAN = 0.05  # seconds that the jobs of a claim should take together
-FRESH = 1.0  # seconds after a claim in which its jobs may be started; the keeper waits for longer (keeper.LONG)
+FRESH = 1.0  # seconds after it was asked for in which jobs of a claim may start; the keeper waits longer (keeper.LONG)
 HOLD = 0.05  # seconds between looks at whether the node holds its bees back
 
 
@@ -45,10 +45,12 @@ class Bee:
     """Works for a jobset, in the process that `run()` is called in, until nothing is pending.
 
     What it does stands in slot `index` of the board, so that nothing is lost when it dies; `read_log` gives what
-    the running job has written to the bee's log; `tidy` is called after each call of the function. It claims `claim`
-    jobs at once, or by default as many as should be through within 50 ms, judged by those before. It ends after
-    `most_jobs` jobs, and after `most_errors` errors in a row: they may be its own, left by a job that used up its
-    descriptors.
+    the running job has written to the bee's log; `tidy` is called after each call of the function.
+
+    It claims `claim` jobs at once, or by default as many as should be through within 50 ms, judged by those before,
+    and starts them only while nobody can have given them away: by the keeper's rule for claims of many, and by the
+    node's `lease`, in seconds. It ends after `most_jobs` jobs, and after `most_errors` errors in a row: they may be its
+    own, left by a job that used up its descriptors.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Bee:
         limits: Limits,
         witness: Witness,
         *,
+        lease: float,
         claim: int | None = None,
         most_jobs: int | None = None,
         most_errors: int | None = None,
@@ -75,6 +78,7 @@ class Bee:
         self._function = function
         self._limits = limits
         self._witness = witness
+        self._lease = lease
         self._most_jobs = most_jobs
         self._most_errors = most_errors
         self._errors = 0  # in a row
@@ -106,17 +110,17 @@ class Bee:
                 return
 
     def _register(self) -> None:
-        self._hold(self._session.call(lambda store: store.add_bee(self._header.node, self._pid)))
+        self._hold(self._session.call(lambda store: store.add_bee(self._header.node, self._pid)), monotonic())
 
-    def _hold(self, claim: Claim) -> None:
-        """Work on `claim` from now on, and let the board say so."""
+    def _hold(self, claim: Claim, since: float) -> None:
+        """Work from now on on `claim`, asked for at the monotonic second `since`, and let the board say so."""
         self._claim = claim
         self._done: dict[int, float] = {}
         slot = self._slot
         slot.pos = 0
         slot.lo = claim.jobs[0].pos if claim.jobs else 0
         slot.size = len(claim.jobs)
-        slot.since = monotonic()
+        slot.since = since
         slot.done[: slot.size] = NONE_DONE[: slot.size]
         # Last: until then the board speaks of the claim before, which is settled.
         slot.number = claim.number
@@ -128,6 +132,8 @@ class Bee:
             # The rest of the claim was not started, and goes back.
             self._settle([], drop=False)
         while (reason := self._reason_not_to_claim()) is None:
+            # From before it was asked for: the answer may be long under way, or have to be read back.
+            since = monotonic()
             following, pending = self._session.call(self._settle_and_claim, again=self._read_back)
             if following is None:
                 # A statement that we had given up for lost may have been slow: then the next claim is ours.
@@ -137,7 +143,7 @@ class Bee:
                 self._register()
                 continue
             self._count_done()
-            self._hold(following)
+            self._hold(following, since)
             if following.jobs:
                 return None
             if not pending:
@@ -191,7 +197,7 @@ class Bee:
             self._slot.strikes += charge.attempt == 1
             self._errors += 1
             self._witness.charged(charge)
-        self._hold(Claim(claim.bee, claim.number + 1))
+        self._hold(Claim(claim.bee, claim.number + 1), monotonic())
 
     def _reason_not_to_claim(self) -> Phase | None:
         """The reason to end, if there is one, after waiting for as long as the node holds its bees back."""
@@ -213,7 +219,11 @@ class Bee:
     def _may_start(self, job: Job) -> bool:
         """Say that `job` starts now, unless it is too late for that, or the bee is told to stop."""
         slot, now = self._slot, monotonic()
-        if self._stopped or self._header.stop or now - slot.since > FRESH:
+        if self._stopped or self._header.stop:
+            return False
+        if now - slot.since > (FRESH if slot.size > 1 else self._lease / 2):
+            # Others may have the job by now. Where answers take so long, a single job is all that can be had in time.
+            self._size = 0
             return False
         slot.job_id = job.job_id.encode()[:255]
         slot.started = now
