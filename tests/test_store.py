@@ -136,6 +136,23 @@ def test_claims_do_not_queue_for_a_range_that_another_holds(store, open_store):
     assert len(claim_one(store, claim).jobs) == 1
 
 
+def test_what_failed_on_a_node_is_left_to_others(store, sql):
+    sql("UPDATE wb_ranges__store SET failed_on = 7 WHERE hi <> 2")
+    for _ in range(20):
+        claim, pending = store.settle_and_claim(store.add_bee(7, 1), {}, 1, 7, alone=False)
+        assert ([job.pos for job in claim.jobs], pending) == ([2], True)
+        store.settle(claim.bee, claim.number, [], LIMITS, drop=True)
+    sql("DELETE FROM wb_ranges__store WHERE hi = 2")
+    assert store.settle_and_claim(store.add_bee(7, 1), {}, 1, 7, alone=False)[0].jobs == ()
+    counts = store.counts(7)
+    assert (counts.pending, counts.offered, counts.others) == (2, 0, 1)
+    store.end_node(1)
+    counts = store.counts(7)
+    assert (counts.pending, counts.offered, counts.others) == (2, 2, 0)
+    assert len(store.settle_and_claim(store.add_bee(7, 1), {}, 1, 7, alone=True)[0].jobs) == 1
+    assert len(store.settle_and_claim(store.add_bee(8, 1), {}, 1, 8, alone=False)[0].jobs) == 1
+
+
 def test_counts_follow_a_jobs_way(store):
     assert store.counts() == Counts(total=3, pending=3, claimed=0, failed=0)
     claim = claim_one(store)
