@@ -1,6 +1,7 @@
-"""The script of one node, as a user would write it: `python -m tests.chaos.script FOLDER SEED ROUND JOBS NODE HOST`.
+"""A node's script, as a user would write it: `python -m tests.chaos.script FOLDER SEED ROUND JOBS NODE START HOST`.
 
-FOLDER is the round's, NODE the index of its plan, HOST where the socket of the database is.
+FOLDER is the round's, NODE the index of its plan, START how often it was started before, HOST where the socket of the
+database is.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.chaos.behaviours import BEHAVIOURS, Site
+from tests.chaos.behaviours import BEHAVIOURS
 from tests.chaos.journal import INTERRUPTED, RAISED, RETURNED, Identity, Journal
 from tests.chaos.plan import draw
+from tests.chaos.site import Site
 from workerbee import postgres_jobset
 from workerbee.bee import Interrupted
 
@@ -81,11 +83,11 @@ class Function:
             os.close(lock)
 
 
-def main(folder: Path, seed: int, number: int, count: int, node: int, host: str) -> None:
+def main(folder: Path, seed: int, number: int, count: int, node: int, start: int, host: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # when the run itself is killed
     plan = draw(seed, number, count)
-    options = dataclasses.asdict(plan.nodes[node])
+    options = dataclasses.asdict(plan.start(node, start))
     relayed, logged = options.pop("relayed"), options.pop("logged")
     assert relayed == (Path(host).name == "relay")
     summary = postgres_jobset(
@@ -107,4 +109,4 @@ def main(folder: Path, seed: int, number: int, count: int, node: int, host: str)
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    main(Path(arguments[0]), *map(int, arguments[1:5]), arguments[5])
+    main(Path(arguments[0]), *map(int, arguments[1:6]), arguments[6])
