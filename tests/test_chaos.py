@@ -15,10 +15,11 @@ import psycopg2
 import pytest
 
 from tests.chaos.checker import Checker, Evidence
-from tests.chaos.faults import EVERYBODY, Disturbance, Faults, Hit
+from tests.chaos.faults import Faults
 from tests.chaos.journal import RAISED, RETURNED, Attempt, Identity, Journal, attempts_of
 from tests.chaos.outputs import wrong_output
 from tests.chaos.plan import FAULTS, Job, draw
+from tests.chaos.records import EVERYBODY, Disturbance, Hit
 from tests.chaos.sampler import left_by
 from tests.chaos.tables import Failed, Row, Tables
 from tests.chaos.watches import BeeWatch, ExitWatch, IdleWatch, TerminalWatch
@@ -31,7 +32,7 @@ NODE, BEE = 100, 101
 
 @pytest.mark.timeout(900)
 def test_a_minute_of_chaos():
-    command = [sys.executable, "-m", "tests.chaos", "--seconds", "60", "--jobs", "1000"]
+    command = [sys.executable, "-m", "tests.chaos", "--seconds", "50", "--jobs", "700"]
     if seed := os.environ.get("WORKERBEE_CHAOS_SEED"):
         command += ["--seed", seed]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

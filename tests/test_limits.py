@@ -304,7 +304,9 @@ def test_a_node_that_fails_everything_pauses(sql, script, tmp_path):
     ((eaten,),) = sql("SELECT sum(errors) FROM wb__bad_node")
     # Those that were under way when the tenth failed come on top.
     assert 2 * FEW <= eaten <= 2 * FEW + 4
-    assert any("10 jobs in a row failed here and none completed: bees pause for 1 s" in line for line in said)
+    assert any(
+        re.search(r"1\d jobs in a row failed here and none completed: bees pause for 1 s", line) for line in said
+    )
     good = script(node, "good")
     (tmp_path / "go").touch()
     out = good.communicate()[0]

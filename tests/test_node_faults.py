@@ -51,7 +51,7 @@ STEPS = [
         ("settle_and_claim", 1),
         ("settle_and_claim", 3),
         ("hold_claim", 1),
-        ("charge_job", 1),
+        ("charge_jobs", 1),
         ("empty_claim", 1),
         ("commit", 1),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ from workerbee.text import ending
 
 FIRST, LONGEST = 0.1, 30.0  # seconds
 LIMIT = 5  # bees in a row that died before they claimed a job, with nothing completed on the node in between
-NO_BEES = 60.0  # seconds without a single bee, since no process is to be had
+NO_BEES = 60.0  # seconds without a single bee, since no process is to be had, or each is killed
 
 
 class Backoff:
@@ -35,6 +36,12 @@ class Backoff:
         slot = self._board.slots[index]
         if code is None or slot.jobs or slot.verdict:
             self._in_a_row[index] = self._deaths = 0
+            self._bees_seen = time.monotonic()
+            return
+        if code == -signal.SIGKILL and time.monotonic() - self._bees_seen < NO_BEES:
+            # Somebody else's doing, which says nothing yet about whether bees can begin here.
+            pause = self._put_off(index)
+            self._say(f"bee {index} was killed before it claimed a job, next try in {pause:.1f} s")
             return
         completed = self._board.completed
         self._deaths = 1 if completed > self._completed else self._deaths + 1

@@ -40,8 +40,10 @@ BUSY = re.compile(
     "too many (clients|connections)|remaining connection slots|no more connections allowed"
     "|database system is (starting up|shutting down|in recovery mode|not (yet )?accepting connections)"
 )
-# What a server says that is being shut down; but also what is no PostgreSQL at all. A starter soon stops believing it.
+# What is heard of a server that is shutting down, but also of what is no PostgreSQL at all; and, when there was one a
+# moment ago, of one that starts again. A starter soon stops believing it.
 CUT = re.compile("closed the connection unexpectedly|terminating connection")
+GONE = re.compile("Connection refused|No such file or directory")
 CUT_PATIENCE = 10.0  # seconds
 
 
@@ -83,7 +85,8 @@ class Session:
         self._outage = outage
         self._make = connect
         self._starting = starting
-        self._cut = 0.0  # since when a starter has been cut off, in monotonic seconds
+        self._met = False  # a starter has heard that there is a server
+        self._cut = 0.0  # since when it has been cut off from it, in monotonic seconds
         self._store: Store | None = None
         self._away = True  # for all that others were told
         self.since = 0.0  # when the connection was made, in monotonic seconds
@@ -145,13 +148,19 @@ class Session:
         try:
             connection = self._make(self._address, self._name)
         except DatabaseError as error:
-            if self._starting and not BUSY.search(str(error)):
-                self._cut = self._cut or time.monotonic()
-                if not CUT.search(str(error)) or time.monotonic() - self._cut > CUT_PATIENCE:
-                    raise
+            if self._starting and not self._is_worth_waiting(str(error)):
+                raise
             # With no descriptor left in this process, this raises, too: then it is not the database that is away.
             socket.socket(socket.AF_UNIX).close()
             raise Away(str(error), asked=False) from None
         self._starting = False
         self.since = time.monotonic()
         return Store(connection, self._jobset_id)
+
+    def _is_worth_waiting(self, words: str) -> bool:
+        if BUSY.search(words):
+            self._met, self._cut = True, 0.0
+            return True
+        self._cut = self._cut or time.monotonic()
+        is_cut = CUT.search(words) or (self._met and GONE.search(words))
+        return bool(is_cut) and time.monotonic() - self._cut < CUT_PATIENCE

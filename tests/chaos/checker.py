@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tests.chaos.behaviours import BEHAVIOURS
-from tests.chaos.faults import Disturbance, Hit
 from tests.chaos.journal import RAISED, RETURNED, Attempt
 from tests.chaos.plan import Job
+from tests.chaos.records import Disturbance, Hit
 from tests.chaos.tables import Failed, Row
 from tests.chaos.watches import HICCUP, SLOWNESS
 

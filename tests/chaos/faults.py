@@ -1,4 +1,4 @@
-"""The faults, a method each, and a record of what they disturb and when."""
+"""The faults, a method each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +16,9 @@ import psycopg2
 from tests.chaos.fleet import Fleet, Node
 from tests.chaos.journal import Identity, Journal
 from tests.chaos.plan import Fault
+from tests.chaos.records import EVERYBODY, Disturbance, Hit
 from tests.chaos.relay import Relay
 from tests.chaos.server import Server
-
-EVERYBODY = 0
-
-
-@dataclass
-class Disturbance:
-    """A fault that concerned the node `node`, a supervisor's process id, or EVERYBODY, in this time."""
-
-    name: str
-    node: int
-    begin: float
-    end: float = math.inf
-
-    def touches(self, node: int, begin: float, end: float) -> bool:
-        return self.node in (EVERYBODY, node) and self.begin <= end and self.end >= begin
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A SIGKILL of ours; `running` is the job that the board had for the bee, "" for none, None if nobody knows."""
-
-    at: float
-    pid: int
-    node: int
-    role: str
-    running: str | None = None
 
 
 class Faults:
@@ -134,7 +108,7 @@ class Faults:
     def terminate_twice(self, fault: Fault) -> None:
         node = self._signal(fault, signal.SIGTERM)
         if node:
-            time.sleep(0.3 * fault.seconds)  # two that arrive at once would be one
+            time.sleep(0.1 * fault.seconds)  # two that arrive at once would be one
             self._journal.write("signal", node=node.pid, number=signal.SIGTERM)
             node.send(signal.SIGTERM)
 

@@ -112,10 +112,11 @@ class Fleet:
                     os.kill(identity.pid, signal.SIGKILL)
 
     def _start(self, index: int) -> None:
-        plan = self._plan.nodes[index]
+        start = sum(node.index == index for node in self.nodes)
+        plan = self._plan.start(index, start)
         log = self._folder / f"node{index}-{len(self.nodes)}.log"
         host = self._hosts[plan.relayed]
-        arguments = [self._folder, self._plan.seed, self._plan.number, len(self._plan.jobs), index, host]
+        arguments = [self._folder, self._plan.seed, self._plan.number, len(self._plan.jobs), index, start, host]
         others = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "PYTEST"))}
         # The package that is under test, wherever this run itself found it.
         path = os.pathsep.join(map(str, (ROOT, Path(workerbee.__file__).parents[1])))

@@ -8,8 +8,8 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 
-from tests.chaos.faults import Disturbance, Hit
 from tests.chaos.fleet import Node
+from tests.chaos.records import Disturbance, Hit
 
 # Exit codes of a script that was told to stop; negative where it has no handler, or raises KeyboardInterrupt.
 STOPPED = {

@@ -25,7 +25,7 @@ class Job:
 
 @dataclass(frozen=True)
 class NodePlan:
-    """How the script of one node calls `postgres_jobset`; `relayed`: it reaches the database through the relay."""
+    """How the script of a node calls `postgres_jobset`; `relayed`: it reaches the database through the relay."""
 
     processes: int | None
     start_method: str
@@ -69,6 +69,14 @@ class Plan:
     def job_timeout(self) -> float | None:
         return self.nodes[0].job_timeout
 
+    def start(self, index: int, start: int) -> NodePlan:
+        """How the node `index` calls when its script is started for the `start`th time, from 0: not always alike."""
+        first = self.nodes[index]
+        if not start or first.processes is None:
+            return first
+        another = _draw_node(Random(f"{self.seed}/{self.number}/node{index}/{start}"), 0)
+        return replace(another, relayed=first.relayed, job_timeout=first.job_timeout, memory_limit=first.memory_limit)
+
     def faults(self) -> Iterator[Fault]:
         """What the killer does, one after the other, for as long as the round lasts."""
         random = Random(f"{self.seed}/{self.number}/faults")
@@ -80,16 +88,16 @@ class Plan:
 
 # How often each fault comes, as weights; the names are those of methods of `Faults`.
 FAULTS = {
-    "kill_bee": 24,
+    "kill_bee": 20,
     "stop_bee": 8,
     "kill_keeper": 6,
     "stop_keeper": 4,
     "kill_supervisor": 6,
     "stop_supervisor": 4,
-    "kill_heads": 3,
+    "kill_heads": 5,
     "kill_node": 2,
     "terminate": 4,
-    "terminate_twice": 3,
+    "terminate_twice": 5,
     "interrupt": 3,
     "hang_up": 3,
     "restart_fast": 2,

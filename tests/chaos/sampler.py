@@ -150,11 +150,12 @@ class Sampler(threading.Thread):
         orderly = node.finished or node.process.returncode in (143, 129, -signal.SIGINT)
         killed = any(number is signal.SIGKILL for _, number in node.signals)
         since = min([node.ended or 0.0, *(at for at, _ in node.signals)]) - RECOVERY
-        if not orderly or killed or self._disturbed(node.pid, since, "", but="stop_bee"):
+        names = ("restart", "fill_", "freeze_", "stop_keeper", "kill_keeper", "stop_supervisor")
+        if not orderly or killed or self._disturbed(node.pid, since, *names):
             return
         with contextlib.suppress(psycopg2.Error), contextlib.closing(self._server.connect("check")) as connection:
             held = Tables(connection, self._jobset_id).held_by(node.pid)
-            if held and not self._disturbed(node.pid, since, "", but="stop_bee"):
+            if held and not self._disturbed(node.pid, since, *names):
                 self._note([f"node {node.pid} has ended, and there is in its name {held}"])
 
     def describe(self) -> str:
@@ -172,9 +173,9 @@ class Sampler(threading.Thread):
             return f"{nodes}, {sessions}"
         return f"{nodes}, and the database is away"
 
-    def _disturbed(self, node: int, since: float, *names: str, but: str = "none") -> bool:
+    def _disturbed(self, node: int, since: float, *names: str) -> bool:
         now = time.monotonic()
-        disturbances = [d for d in self._faults.disturbances if d.name != but]
+        disturbances = list(self._faults.disturbances)
         if not node:
             return any(d.name.startswith(names) and d.end >= since for d in disturbances)
         return any(d.name.startswith(names) and d.touches(node, since, now) for d in disturbances)

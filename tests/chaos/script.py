@@ -1,6 +1,7 @@
-"""The script of one node, as a user would write it: `python -m tests.chaos.script FOLDER SEED ROUND JOBS NODE HOST`.
+"""A node's script, as a user would write it: `python -m tests.chaos.script FOLDER SEED ROUND JOBS NODE START HOST`.
 
-FOLDER is the round's, NODE the index of its plan, HOST where the socket of the database is.
+FOLDER is the round's, NODE the index of its plan, START how often it was started before, HOST where the socket of the
+database is.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from typing import Any, cast
 
 from psycopg2 import sql
 
-from tests.chaos.behaviours import BEHAVIOURS, Site
+from tests.chaos.behaviours import BEHAVIOURS
 from tests.chaos.journal import INTERRUPTED, RAISED, RETURNED, Identity, Journal
 from tests.chaos.plan import draw
+from tests.chaos.site import Site
 from workerbee import postgres_jobset
 from workerbee.description import Interrupted
 from workerbee.queries import shelf
@@ -84,12 +86,16 @@ class Function:
             os.close(lock)
 
 
-def main(folder: Path, seed: int, number: int, count: int, node: int, host: str) -> None:
+def main(folder: Path, seed: int, number: int, count: int, node: int, start: int, host: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # when the run itself is killed
     plan = draw(seed, number, count)
+<<<<<<< HEAD
     options = dataclasses.asdict(plan.nodes[node])
     deal_wide(max(1, count // plan.width))
+=======
+    options = dataclasses.asdict(plan.start(node, start))
+>>>>>>> chaos
     relayed, logged = options.pop("relayed"), options.pop("logged")
     assert relayed == (Path(host).name == "relay")
     summary = postgres_jobset(
@@ -119,4 +125,4 @@ def deal_wide(ranges: int) -> None:
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    main(Path(arguments[0]), *map(int, arguments[1:5]), arguments[5])
+    main(Path(arguments[0]), *map(int, arguments[1:6]), arguments[6])
