@@ -90,12 +90,8 @@ def main(folder: Path, seed: int, number: int, count: int, node: int, start: int
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # when the run itself is killed
     plan = draw(seed, number, count)
-<<<<<<< HEAD
-    options = dataclasses.asdict(plan.nodes[node])
-    deal_wide(max(1, count // plan.width))
-=======
     options = dataclasses.asdict(plan.start(node, start))
->>>>>>> chaos
+    deal_wide(max(1, count // plan.width))
     relayed, logged = options.pop("relayed"), options.pop("logged")
     assert relayed == (Path(host).name == "relay")
     summary = postgres_jobset(
