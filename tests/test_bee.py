@@ -58,7 +58,7 @@ def test_a_stop_at_any_moment_runs_no_job_twice(address, parameters, sql, asks):
             raise ValueError
 
     session = Session(resolve(**address), "stopped", "workerbee test bee", patience=0)
-    bee = StoppedBee(session, board, 0, job, Limits(max_attempts=1), Indifferent())
+    bee = StoppedBee(session, board, 0, job, Limits(max_attempts=1), Indifferent(), lease=30)
     bee.asks = asks
     assert bee.run() is Phase.STOPPED
     session.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import re
 import signal
@@ -10,7 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -20,6 +23,7 @@ from workerbee import cgroups, memory, postgres_jobset
 from workerbee.batch import seconds_left
 from workerbee.board import Board, Phase, Verdict
 from workerbee.curfew import Curfew, FailureLimit
+from workerbee.guards import MemoryGuard
 from workerbee.probation import FEW, Probation
 from workerbee.stopping import Stopping
 
@@ -91,7 +95,7 @@ def eat(megabytes):
 
 
 def test_a_bee_over_its_memory_limit_is_killed(address, sql):
-    shared = eat(300)  # the supervisor's: no bee is to blame for what all of them share
+    shared = eat(600)  # the supervisor's: no bee is to blame for what all of them share
 
     def job(job_id, _data):
         if job_id == "fat":
@@ -138,7 +142,8 @@ def test_when_the_node_runs_short_the_fattest_goes(address, sql, capsys):
     assert (job_id, kind) == ("fat", "memory")
     assert "its bee used most" in message
     assert "node_memory ran short" in message
-    assert "node_memory ran short" in capsys.readouterr().out
+    # One bee was ended, and it was the right one.
+    assert capsys.readouterr().out.count("may run for now") == 1
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -338,9 +343,11 @@ def test_a_failed_job_is_offered_to_other_nodes_first(sql, script, tmp_path):
     wait_until(tried.exists)
     wait_until(lambda: sql("SELECT count(*) FROM wb_failures")[0][0] == 1)
     # It waits for the second one, which is busy, however often it looks.
+    bees = sql("SELECT last_value FROM wb_bees")
     counted = sql("SELECT beat_at FROM wb_nodes ORDER BY node DESC LIMIT 1")
     wait_until(lambda: sql("SELECT beat_at FROM wb_nodes ORDER BY node DESC LIMIT 1") != counted)
     assert tried.read_text() == "first"
+    assert sql("SELECT last_value FROM wb_bees") == bees
     (tmp_path / "go-second").touch()
     assert "2 of 2 jobs complete" in second.communicate()[0]
     assert "2 of 2 jobs complete" in first.communicate()[0]
@@ -372,17 +379,17 @@ def test_the_jobset_stops_at_so_many_failures(address, capsys):
 @pytest.mark.parametrize("processes", [None, 2])
 def test_a_node_is_through_before_its_time_is_over(address, sql, processes):
     def job(job_id, _data):
-        time.sleep(3600 if job_id == "long" else 0.05)
+        time.sleep(3600 if job_id == "long" else 0.01)
 
     begun = time.monotonic()
-    ids = ["long", *map(str, range(10_000))]
+    ids = ["long", *map(str, range(10))]
     summary = postgres_jobset("walltime", job, ids, **address, verbose=False, processes=processes, stop_after=4)
     assert time.monotonic() - begun < 60
-    assert 0 < summary.complete < 10_000
+    assert summary.complete == 10 if processes else summary.complete <= 10
     assert sql("SELECT count(*) FROM wb_claims__walltime") == [(0,)]
     # What did not finish is not to blame.
     assert sql("SELECT count(*) FROM wb_failures") == [(0,)]
-    assert sql("SELECT sum(hi - lo + 1) FROM wb_ranges__walltime") == [(10_001 - summary.complete,)]
+    assert sql("SELECT sum(hi - lo + 1) FROM wb_ranges__walltime") == [(11 - summary.complete,)]
 
 
 def test_no_job_is_claimed_that_would_not_be_through(stopping):
@@ -473,3 +480,63 @@ def test_a_row_of_failures_counts_where_jobs_complete(stopping):
     probation.look()
     assert board.header.hold
     assert len(said) == 2
+
+
+def test_what_says_nothing_about_the_node_pauses_no_bee(address, capsys):
+    """Attempts after the first; and crashes, where no other node could do better."""
+
+    def job(job_id, _data):
+        if job_id == "raises":
+            raise ValueError
+        os._exit(1)
+
+    ids = ["raises", *map(str, range(FEW + 2))]
+    summary = postgres_jobset("nothing", job, ids, **address, processes=2, max_attempts=FEW + 2, max_crashes=1)
+    assert summary.failed == FEW + 3
+    assert "bees pause" not in capsys.readouterr().out
+
+
+@dataclasses.dataclass(frozen=True)
+class Killable:
+    """What a guard needs to know of a child."""
+
+    pid: int
+    kill: Callable[[], None]
+
+
+def test_fewer_bees_run_while_memory_is_short(stopping):
+    board, _ = stopping
+    used, killed, said = [0], [], []
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as thin:
+        bees = {0: Killable(os.getpid(), lambda: killed.append(0)), 1: Killable(thin.pid, lambda: killed.append(1))}
+        gauge = memory.Gauge("the memory", 10**6, lambda: used[0])
+        guard = MemoryGuard(board, SimpleNamespace(bees=bees), None, [gauge], said.append)
+
+        def look():
+            guard._due = 0.0
+            guard.look()
+            return guard.crowd
+
+        assert look() == 2
+        used[0] = 2 * 10**6
+        assert look() == 1
+        assert killed == [0]  # the fattest
+        assert board.slots[0].verdict is Verdict.MEMORY
+        # What was killed has not let go of its memory yet.
+        assert look() == 1
+        assert killed == [0]
+        # No more of them as long as there is little room, and then not at once.
+        bees.pop(0)
+        used[0] = 8 * 10**5
+        assert look() == 1
+        used[0] = 10**5
+        assert look() == 1
+        guard._relief = 0.0
+        assert look() == 2
+        # The only one left is not killed for what others use.
+        gauge_of_others = memory.Gauge("the machine", 10**12, lambda: 2 * 10**12)
+        guard = MemoryGuard(board, SimpleNamespace(bees=bees), None, [gauge_of_others], said.append)
+        assert look() == 2
+        assert killed == [0]
+        thin.communicate(b"\n")
+    assert len(said) == 1

@@ -339,3 +339,27 @@ def _pending(pid, number):
     with open(f"/proc/{pid}/status") as file:  # noqa: PTH123
         masks = [int(line.split()[1], 16) for line in file if line.startswith(("SigPnd", "ShdPnd"))]
     return any(mask >> (number - 1) & 1 for mask in masks)
+
+
+def test_a_keeper_that_stands_still_is_replaced(script, sql, tmp_path):
+    process = script(
+        """
+        import time
+        from pathlib import Path
+        from workerbee import postgres_jobset
+
+        def job(job_id, data):
+            while not Path("go").exists():
+                time.sleep(0.01)
+
+        print(postgres_jobset("still", job, ["a"], processes=1, lease=4))
+        """
+    )
+    wait_until(lambda: sql("SELECT to_regclass('wb_nodes') IS NOT NULL") == [(True,)])
+    ((keeper,),) = wait_until(lambda: sql("SELECT keeper_pid FROM wb_nodes WHERE keeper_pid IS NOT NULL"))
+    os.kill(keeper, signal.SIGSTOP)
+    wait_until(lambda: sql("SELECT keeper_pid FROM wb_nodes") != [(keeper,)], "another keeper")
+    assert not alive(keeper)
+    (tmp_path / "go").touch()
+    assert "1 of 1 jobs complete" in process.communicate()[0]
+    assert process.returncode == 0

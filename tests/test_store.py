@@ -94,7 +94,7 @@ def test_a_word_that_comes_while_the_claim_is_taken_away_changes_nothing(store, 
         taker.run("hold_claim", bee=claim.bee)
         thread.start()
         wait_until(lambda: waiting(sql), "the late word to wait for ours")
-        taker.run("release_jobs", attempts=0, positions=[pos])
+        taker.run("release_jobs", attempts=0, lows=[pos], highs=[pos])
         taker.run("drop_bee", bee=claim.bee)
     thread.join()
     assert answers == [told]
@@ -134,6 +134,23 @@ def test_claims_do_not_queue_for_a_range_that_another_holds(store, open_store):
         claim, pending = store.settle_and_claim(bee, {}, 1, 1)
     assert (claim.jobs, pending) == ((), True)
     assert len(claim_one(store, claim).jobs) == 1
+
+
+def test_what_failed_on_a_node_is_left_to_others(store, sql):
+    sql("UPDATE wb_ranges__store SET failed_on = 7 WHERE hi <> 2")
+    for _ in range(20):
+        claim, pending = store.settle_and_claim(store.add_bee(7, 1), {}, 1, 7, alone=False)
+        assert ([job.pos for job in claim.jobs], pending) == ([2], True)
+        store.settle(claim.bee, claim.number, [], LIMITS, drop=True)
+    sql("DELETE FROM wb_ranges__store WHERE hi = 2")
+    assert store.settle_and_claim(store.add_bee(7, 1), {}, 1, 7, alone=False)[0].jobs == ()
+    counts = store.counts(7)
+    assert (counts.pending, counts.offered, counts.others) == (2, 0, 1)
+    store.end_node(1)
+    counts = store.counts(7)
+    assert (counts.pending, counts.offered, counts.others) == (2, 2, 0)
+    assert len(store.settle_and_claim(store.add_bee(7, 1), {}, 1, 7, alone=True)[0].jobs) == 1
+    assert len(store.settle_and_claim(store.add_bee(8, 1), {}, 1, 8, alone=False)[0].jobs) == 1
 
 
 def test_counts_follow_a_jobs_way(store):
@@ -182,8 +199,9 @@ def test_complete_never_changes(store, sql):
     for failure in (BOOM, Failure(Kind.CRASH, "SIGSEGV", ""), Failure(Kind.LOST, "lost", "")):
         assert (
             store.run(
-                "charge_job",
-                pos=done,
+                "charge_jobs",
+                lo=done,
+                hi=done,
                 seconds=1,
                 limit=1,
                 kind=failure.kind.value,

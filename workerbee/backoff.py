@@ -34,7 +34,7 @@ class Backoff:
         """The bee of a slot ended in order, or died with exit code `code`."""
         slot = self._board.slots[index]
         if code is None or slot.jobs or slot.verdict:
-            self._in_a_row[index] = 0
+            self._in_a_row[index] = self._deaths = 0
             return
         completed = self._board.completed
         self._deaths = 1 if completed > self._completed else self._deaths + 1

@@ -14,13 +14,18 @@ from time import monotonic
 from types import CoroutineType
 from typing import Protocol
 
-from workerbee.board import Board, Phase
+from workerbee.board import BATCH, Board, Phase
 from workerbee.description import Interrupted, describe
 from workerbee.job import Charge, Claim, Job, JobFunction, Limits, Outcome, State
 from workerbee.session import Session
 from workerbee.store import Store
 
+SPAN = 0.05  # seconds that the jobs of a claim should take together
+FRESH = 1.0  # seconds after it was asked for in which jobs of a claim may start; the keeper waits longer (keeper.LONG)
 HOLD = 0.05  # seconds between looks at whether the node holds its bees back
+
+
+NONE_DONE = (-1.0,) * BATCH
 
 
 class Witness(Protocol):
@@ -40,9 +45,12 @@ class Bee:
     """Works for a jobset, in the process that `run()` is called in, until nothing is pending.
 
     What it does stands in slot `index` of the board, so that nothing is lost when it dies; `read_log` gives what
-    the running job has written to the bee's log; `tidy` is called after each call of the function. It ends after
-    `most_jobs` jobs, and after `most_errors` errors in a row: they may be its own, left by a job that used up its
-    descriptors.
+    the running job has written to the bee's log; `tidy` is called after each call of the function.
+
+    It claims `claim` jobs at once, or by default as many as should be through within 50 ms, judged by those before,
+    and starts them only while nobody can have given them away: by the keeper's rule for claims of many, and by the
+    node's `lease`, in seconds. It ends after `most_jobs` jobs, and after `most_errors` errors in a row: they may be its
+    own, left by a job that used up its descriptors.
     """
 
     def __init__(
@@ -54,6 +62,8 @@ class Bee:
         limits: Limits,
         witness: Witness,
         *,
+        lease: float,
+        claim: int | None = None,
         most_jobs: int | None = None,
         most_errors: int | None = None,
         read_log: Callable[[], str] = str,
@@ -62,9 +72,13 @@ class Bee:
         self._session = session
         self._header = board.header
         self._slot = board.slots[index]
+        self._bees = len(board.slots)
+        self._fixed_size = claim
+        self._size = 1
         self._function = function
         self._limits = limits
         self._witness = witness
+        self._lease = lease
         self._most_jobs = most_jobs
         self._most_errors = most_errors
         self._errors = 0  # in a row
@@ -81,34 +95,45 @@ class Bee:
         """Claim and run jobs; returns why there are no more to come: NO_WORK, SPENT or STOPPED."""
         self._register()
         while (reason := self._advance()) is None:
-            for job in self._claim.jobs:
-                failure = self._perform(job)
-                if failure is not None:
-                    self._settle([failure], drop=False)
-                    break
+            self._work_through()
         self._settle([], drop=True)
         return reason
 
-    def _register(self) -> None:
-        self._hold(self._session.call(lambda store: store.add_bee(self._header.node, self._pid)))
+    def _work_through(self) -> None:
+        """Run the jobs of the claim, until one fails or the next would be started too late."""
+        for job in self._claim.jobs:
+            if not self._may_start(job):
+                return
+            failure = self._perform(job)
+            if failure is not None:
+                self._settle([failure], drop=False)
+                return
 
-    def _hold(self, claim: Claim) -> None:
-        """Work on `claim` from now on, and let the board say so."""
+    def _register(self) -> None:
+        self._hold(self._session.call(lambda store: store.add_bee(self._header.node, self._pid)), monotonic())
+
+    def _hold(self, claim: Claim, since: float) -> None:
+        """Work from now on on `claim`, asked for at the monotonic second `since`, and let the board say so."""
         self._claim = claim
         self._done: dict[int, float] = {}
         slot = self._slot
         slot.pos = 0
         slot.lo = claim.jobs[0].pos if claim.jobs else 0
         slot.size = len(claim.jobs)
-        for i in range(slot.size):
-            slot.done[i] = -1.0
+        slot.since = since
+        slot.done[: slot.size] = NONE_DONE[: slot.size]
         # Last: until then the board speaks of the claim before, which is settled.
         slot.number = claim.number
         slot.bee = claim.bee
 
     def _advance(self) -> Phase | None:
         """Settle what is done and hold the next claim; or why there is none, with what is done still to be settled."""
+        if len(self._done) < len(self._claim.jobs):
+            # The rest of the claim was not started, and goes back.
+            self._settle([], drop=False)
         while (reason := self._reason_not_to_claim()) is None:
+            # From before it was asked for: the answer may be long under way, or have to be read back.
+            since = monotonic()
             following, pending = self._session.call(self._settle_and_claim, again=self._read_back)
             if following is None:
                 # A statement that we had given up for lost may have been slow: then the next claim is ours.
@@ -117,8 +142,8 @@ class Bee:
                 # Our node was taken for dead, and the claim was given away: our word counts no more.
                 self._register()
                 continue
-            self._slot.completed += len(self._done)
-            self._hold(following)
+            self._count_done()
+            self._hold(following, since)
             if following.jobs:
                 return None
             if not pending:
@@ -129,7 +154,24 @@ class Bee:
 
     def _settle_and_claim(self, store: Store) -> tuple[Claim | None, bool]:
         header = self._header
-        return store.settle_and_claim(self._claim, self._done, 1, header.node, alone=not header.others)
+        return store.settle_and_claim(self._claim, self._done, self._next_size(), header.node, alone=not header.others)
+
+    def _next_size(self) -> int:
+        """How many jobs to claim: what fits into the span, but neither twice what went well before, nor more than half
+        of an even share of what is left."""
+        header = self._header
+        if self._fixed_size is not None:
+            self._size = self._fixed_size
+        else:
+            share = header.offered // (2 * self._bees * (1 + header.others))
+            usual = self._slot.usual
+            self._size = max(1, min(2 * self._size, share, int(SPAN / usual) if usual else 1, BATCH))
+        return self._size if self._most_jobs is None else min(self._size, self._most_jobs - self._slot.jobs)
+
+    def _count_done(self) -> None:
+        if self._done:
+            self._slot.completed += len(self._done)
+            self._slot.learn(sum(self._done.values()) / len(self._done))
 
     def _read_back(self, store: Store) -> tuple[Claim | None, bool]:
         # The connection broke after the statement was sent: the claim's number tells whether it was committed.
@@ -149,13 +191,13 @@ class Bee:
             if not drop:
                 self._register()
             return
-        self._slot.completed += len(self._done)
+        self._count_done()
         for charge in charges:
             self._slot.failed += charge.state is State.FAILED
             self._slot.strikes += charge.attempt == 1
             self._errors += 1
             self._witness.charged(charge)
-        self._hold(Claim(claim.bee, claim.number + 1))
+        self._hold(Claim(claim.bee, claim.number + 1), monotonic())
 
     def _reason_not_to_claim(self) -> Phase | None:
         """The reason to end, if there is one, after waiting for as long as the node holds its bees back."""
@@ -174,16 +216,31 @@ class Bee:
             return Phase.SPENT
         return None
 
+    def _may_start(self, job: Job) -> bool:
+        """Say that `job` starts now, unless it is too late for that, or the bee is told to stop."""
+        slot, now = self._slot, monotonic()
+        if self._stopped or self._header.stop:
+            return False
+        if now - slot.since > (FRESH if slot.size > 1 else self._lease / 2):
+            # Others may have the job by now. Where answers take so long, a single job is all that can be had in time.
+            self._size = 0
+            return False
+        slot.job_id = job.job_id.encode()[:255]
+        slot.started = now
+        slot.jobs += 1
+        slot.pos = job.pos
+        # After that was said: the keeper says its word first, and then looks at ours.
+        if slot.cut == self._claim.number:
+            slot.pos = 0
+            return False
+        return True
+
     def _perform(self, job: Job) -> Outcome | None:
         """Run `job`; its outcome if it failed.
 
         The only place where user code is called, and where what it raises is caught.
         """
         slot = self._slot
-        slot.job_id = job.job_id.encode()[:255]
-        slot.started = started = monotonic()
-        slot.jobs += 1
-        slot.pos = job.pos
         self._witness.claimed(job)
         raised = None
         try:
@@ -205,7 +262,7 @@ class Bee:
             _leave_fork(raised)
         while slot.is_over:
             time.sleep(1)  # until we are killed
-        seconds = monotonic() - started
+        seconds = max(0.0, monotonic() - slot.started)
         if raised is not None:
             failure = describe(raised, self._read_log())
             # The error holds the frames it came through, this one included: a cycle that would keep all that the job
@@ -214,7 +271,6 @@ class Bee:
             return Outcome(job.pos, seconds, failure)
         self._done[job.pos] = slot.done[job.pos - slot.lo] = seconds
         slot.pos = 0
-        slot.learn(seconds)
         self._errors = 0
         self._witness.completed(job)
         return None

@@ -113,6 +113,8 @@ class Slot(ctypes.Structure):
     number: int  # the claim that `done` speaks of
     lo: int  # that claim's first position, and how many it has
     size: int
+    since: float  # when it was made
+    cut: int  # set by the keeper: the claim of which nothing more may be started
     pos: int  # the position that runs now; 0 between jobs
     started: float
     job_id: bytes  # the running one, shortened
@@ -137,6 +139,8 @@ class Slot(ctypes.Structure):
         ("number", ctypes.c_int64),
         ("lo", ctypes.c_int64),
         ("size", ctypes.c_int64),
+        ("since", ctypes.c_double),
+        ("cut", ctypes.c_int64),
         ("pos", ctypes.c_int64),
         ("started", ctypes.c_double),
         ("job_id", ctypes.c_char * 256),
@@ -164,7 +168,7 @@ class Slot(ctypes.Structure):
 
     def clear(self) -> None:
         """Forget the last bee; the counts over the slot's life stay."""
-        self.pid = self.exit_code = self.bee = self.number = self.lo = self.size = self.pos = self.jobs = 0
+        self.pid = self.exit_code = self.bee = self.number = self.lo = self.size = self.cut = self.pos = self.jobs = 0
         self.job_id = self.note = self.reason = b""
         self.log_start = self._verdict = self._accused = 0
 
@@ -190,8 +194,14 @@ class Slot(ctypes.Structure):
     def read_reason(self) -> str:
         return self.reason.decode("utf-8", "ignore")
 
+    def completed_so_far(self) -> list[tuple[int, float]]:
+        """The positions of the claim whose function has returned, and the seconds that it took."""
+        return [(self.lo + i, seconds) for i, seconds in enumerate(self.done[: self.size]) if seconds >= 0]
+
     def learn(self, seconds: float) -> None:
-        """A job took so long. The estimate is that of TCP's retransmission timer (Jacobson 1988, RFC 6298)."""
+        """Jobs took so long, on the average of a claim.
+
+        The estimate is that of TCP's retransmission timer (Jacobson 1988, RFC 6298)."""
         if not self.mean:
             self.mean, self.deviation = seconds, seconds / 2
         else:

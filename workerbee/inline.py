@@ -60,7 +60,11 @@ class Inline:
             pause = pausing(self._node.board, signals.wait)
             name = f"workerbee {work.jobset_id} bee"
             session = Session(work.address, work.jobset_id, name, pause, patience=work.options.db_patience)
-            bee = Bee(session, self._node.board, 0, work.function.function, work.limits, self)
+            options = work.options
+            bee = Bee(
+                session, self._node.board, 0, work.function.function, work.limits, self,
+                lease=options.lease, claim=options.claim,
+            )  # fmt: skip
             self._set_timer()
             try:
                 self._interruptible = True

@@ -6,6 +6,7 @@ the supervisor dead, it ends what is left of the node and settles for that, too.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -23,6 +24,8 @@ from workerbee.text import ending, storable
 from workerbee.watch import Watch
 
 COUNT_EVERY = 1.0  # seconds between counts while bees work
+LONG = 2.0  # seconds after which a claim is cut down to the running job: a second more than bees start jobs of it
+NOTICED = 0.01  # seconds within which a bee's word is seen by others, however the processor orders what is written
 LONGEST_COUNT_PAUSE = 2.0  # and at most while they wait for others
 # The first line that faulthandler leaves, where the exit code is not ours to see.
 FATAL = {
@@ -78,6 +81,7 @@ class Keeper:
         self._oom_kills = oom_kills()
         self._next_beat = 0.0
         self._next_count = 0.0
+        self._next_cut = 0.0
         self._beaten = self._listening = 0.0
         self._count_pause = 0.1
 
@@ -87,8 +91,9 @@ class Keeper:
             self._header.seen = time.monotonic()
             self._beat()
             self._settle_dead()
+            self._cut_long()
             self._count()
-            if self._watch.wait(min(self._next_beat, self._next_count) - time.monotonic()):
+            if self._watch.wait(min(self._next_beat, self._next_count, self._next_cut) - time.monotonic()):
                 self._next_count = 0.0
             if self._watch.supervisor_died():
                 self._bury()
@@ -120,11 +125,30 @@ class Keeper:
                 slot.move(Phase.EMPTY)
                 self._reporter.died(index, charge)
 
+    def _cut_long(self) -> None:
+        """Let no long job hold up the others of its claim: settle those before it, and give back those after it."""
+        self._next_cut = math.inf
+        for slot in self._board.slots:
+            if slot.phase is Phase.ALIVE and slot.size > 1 and slot.pos and slot.cut != slot.number:
+                if time.monotonic() < slot.since + LONG:
+                    self._next_cut = min(self._next_cut, slot.since + LONG)
+                else:
+                    self._cut(slot)
+
+    def _cut(self, slot: Slot) -> None:
+        bee, number = slot.bee, slot.number
+        slot.cut = number
+        # From now on the bee starts nothing of this claim, but it may have been about to.
+        time.sleep(NOTICED)
+        pos, done = slot.pos, slot.completed_so_far()
+        if pos and slot.number == number:
+            self._session.call(lambda store: store.cut_claim(bee, number, pos, done))
+
     def _settle(self, slot: Slot, failure: Failure | None) -> Charge | None:
         """Settle what the bee of `slot` held, charging the job that ran with `failure`; None: giving it back."""
         if not slot.bee:
             return None
-        done = [(slot.lo + i, seconds) for i, seconds in enumerate(slot.done[: slot.size]) if seconds >= 0]
+        done = slot.completed_so_far()
         outcomes = [Outcome(pos, seconds) for pos, seconds in done]
         if failure and slot.pos and slot.pos not in dict(done):
             outcomes.append(Outcome(slot.pos, time.monotonic() - slot.started, failure))

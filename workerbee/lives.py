@@ -166,6 +166,8 @@ def _make_bee(work: Work, index: int) -> Bee:
         work.function.function,
         work.limits,
         reporter,
+        lease=work.options.lease,
+        claim=work.options.claim,
         most_jobs=_most_jobs(work.options.max_jobs_per_bee),
         most_errors=MOST_ERRORS,
         read_log=reporter.read_log,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workerbee import batch
+from workerbee.board import BATCH
 from workerbee.cpus import usable_cpus
 from workerbee.errors import InvalidType, InvalidValue, NodeFailed
 from workerbee.job import Limits
@@ -27,13 +28,14 @@ from workerbee.text import shown
 class NodeOptions:
     """How this node runs its bees.
 
-    `bees` is None for one bee in the calling process. `memory_limit` and `node_memory` are bytes, the latter None for
-    what the machine allows; `max_failures` is a number of jobs or, if a float, a share of all. `until` is the monotonic
-    second by which the node must have ended. The rest are seconds.
+    `bees` is None for one bee in the calling process, `claim` for as many jobs at once as seems good. `memory_limit`
+    and `node_memory` are bytes, the latter None for what the machine allows; `max_failures` is a number of jobs or, if
+    a float, a share of all. `until` is the monotonic second by which the node must have ended. The rest are seconds.
     """
 
     bees: int | None
     why_bees: str
+    claim: int | None
     max_jobs_per_bee: int | None
     job_timeout: float | None
     memory_limit: int | None
@@ -110,6 +112,7 @@ def check_limits(max_attempts: object, max_crashes: object) -> Limits:
 def check_node(
     *,
     processes: object,
+    claim: object,
     max_jobs_per_bee: object,
     job_timeout: object,
     memory_limit: object,
@@ -141,6 +144,7 @@ def check_node(
     return NodeOptions(
         bees,
         why,
+        _claim(claim),
         spare,
         timeout,
         most_memory,
@@ -189,6 +193,15 @@ def _seconds(name: str, value: object, least: float) -> float:
     if not least <= seconds <= 10**8:  # not for NaN, either
         raise InvalidValue(f"{allowed} to {10**8}, not {shown(value)}")
     return seconds
+
+
+def _claim(value: object) -> int | None:
+    allowed = f"claim must be 'auto', 'one', or a number of jobs from 1 to {BATCH}"
+    if isinstance(value, str):
+        if value not in ("auto", "one"):
+            raise InvalidValue(f"{allowed}, not {shown(value)}")
+        return None if value == "auto" else 1
+    return _whole("claim", value, BATCH, allowed)
 
 
 def _bytes(name: str, value: object) -> int:

@@ -44,6 +44,7 @@ def postgres_jobset(
     *,
     password: str | None = None,
     processes: int | Literal["auto"] | None = None,
+    claim: int | Literal["auto", "one"] = "auto",
     max_attempts: int = 3,
     max_crashes: int = 3,
     max_jobs_per_bee: int | None = None,
@@ -72,9 +73,10 @@ def postgres_jobset(
     embedded PostgreSQL is used.
 
     `processes` is None for one bee in this process, 'auto' for one bee per CPU that this process may use, or a
-    number of bees. A bee is replaced after `max_jobs_per_bee` jobs at the latest. It may use `threads_per_bee` BLAS
-    threads, and is started by `start_method` (default: fork on Linux). With `log_dir`, what it prints goes to a file
-    there.
+    number of bees. A bee claims `claim` jobs at once: 'one', a number, or 'auto' for as many as should be through
+    within 50 ms; what has ended of a claim is settled with the next. It is replaced after `max_jobs_per_bee` jobs at
+    the latest, may use `threads_per_bee` BLAS threads, and is started by `start_method` (default: fork on Linux). With
+    `log_dir`, what it prints goes to a file there.
 
     A bee whose job runs for longer than `job_timeout` seconds, or which uses more than `memory_limit` (bytes, or text
     like '4GB', '512MiB'), is killed with all it started; the job is charged, a timeout counting as an error and memory
@@ -96,6 +98,7 @@ def postgres_jobset(
         limits = checks.check_limits(max_attempts, max_crashes)
         node_options = checks.check_node(
             processes=processes,
+            claim=claim,
             max_jobs_per_bee=max_jobs_per_bee,
             job_timeout=job_timeout,
             memory_limit=memory_limit,

@@ -146,20 +146,41 @@ class Store:
                 charge
                 for o in outcomes
                 if o.failure
-                for charge in self._charge(o.pos, o.seconds, o.failure, limits, bee=bee, pid=pid, node=node)
+                for charge in self._charge(o.pos, o.pos, o.seconds, o.failure, limits, bee=bee, pid=pid, node=node)
             ]
             settled = {outcome.pos for outcome in outcomes}
-            untried = [pos for pos in mine if pos not in settled]
-            if untried:
-                self.run("release_jobs", attempts=attempts, positions=untried)
+            self._release(attempts, [pos for pos in mine if pos not in settled])
             self.run("drop_bee" if drop else "empty_claim", bee=bee)
             return charges
 
-    def _charge(self, pos: int, seconds: float | None, failure: Failure, limits: Limits, **by: Any) -> list[Charge]:
+    def cut_claim(self, bee: int, number: int, pos: int, done: Sequence[tuple[int, float]]) -> None:
+        """Leave of the claim `number` of `bee` only `pos`, which runs: the positions of `done` are COMPLETE, each with
+        its seconds, the rest is released. Nothing happens if that is not the bee's claim any more."""
+        with self.transaction():
+            rows = self.run("hold_claim", bee=bee)
+            if not rows or rows[0][0] != number:
+                return
+            ((_, attempts, lo, hi, _, node),) = rows
+            seconds = {p: s for p, s in done if lo <= p <= hi and p != pos}
+            if seconds:
+                self.run("complete_jobs", done=list(seconds), seconds=list(seconds.values()), node=node)
+            self._release(attempts, [p for p in range(lo, hi + 1) if p != pos and p not in seconds])
+            self.run("cut_claim", bee=bee, number=number, pos=pos)
+
+    def _release(self, attempts: int, positions: list[int]) -> None:
+        ranges = _ranges(positions)
+        if ranges:
+            lows, highs = map(list, zip(*ranges, strict=True))
+            self.run("release_jobs", attempts=attempts, lows=lows, highs=highs)
+
+    def _charge(
+        self, lo: int, hi: int, seconds: float | None, failure: Failure, limits: Limits, **by: Any
+    ) -> list[Charge]:
         limit = limits.of(failure.kind)
         rows = self.run(
-            "charge_job",
-            pos=pos,
+            "charge_jobs",
+            lo=lo,
+            hi=hi,
             seconds=seconds,
             limit=limit,
             kind=failure.kind.value,
@@ -218,11 +239,23 @@ class Store:
                 return []
             ((_, _, lo, hi, pid, node),) = rows
             failure = Failure(Kind.LOST, "lost", message)
-            held = [] if lo is None else range(lo, hi + 1)
-            charges = [self._charge(pos, None, failure, limits, bee=bee, pid=pid, node=node) for pos in held]
+            charges = []
+            if lo is not None:
+                charges = self._charge(lo, hi, None, failure, limits, bee=bee, pid=pid, node=node)
             self.run("drop_bee", bee=bee)
-            return [charge for charged in charges for charge in charged]
+            return charges
 
     def end_silent_nodes(self) -> None:
         """Mark the nodes as ended that are silent and hold nothing any more."""
         self.run("end_silent_nodes")
+
+
+def _ranges(positions: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending positions as pairs of the first and the last of each run without a gap."""
+    ranges: list[tuple[int, int]] = []
+    for pos in positions:
+        if ranges and ranges[-1][1] == pos - 1:
+            ranges[-1] = ranges[-1][0], pos
+        else:
+            ranges.append((pos, pos))
+    return ranges

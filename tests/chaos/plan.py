@@ -31,6 +31,7 @@ class NodePlan:
     start_method: str
     lease: float
     grace: float
+    claim: str | int
     max_jobs_per_bee: int | None
     job_timeout: float | None
     memory_limit: str | None
@@ -58,6 +59,7 @@ class Plan:
     nodes: tuple[NodePlan, ...]
     max_attempts: int
     max_crashes: int
+    width: int  # jobs to a range, which is the most that a bee can claim at once
 
     @property
     def jobset_id(self) -> str:
@@ -126,6 +128,7 @@ def draw(seed: int, number: int, count: int) -> Plan:
         nodes,
         max_attempts=random.choice((2, 3)),
         max_crashes=random.choice((2, 3)),
+        width=random.choice((1, 10, 100)),
     )
 
 
@@ -145,6 +148,7 @@ def _draw_node(random: Random, index: int) -> NodePlan:
         start_method=method,
         lease=random.choice((2.0, 3.0, 4.0)),
         grace=random.choice((0.5, 3.0, 6.0)),
+        claim=random.choice(("auto", "one", 8, 64)),
         max_jobs_per_bee=None if inline else random.choice((None, None, 50)),
         job_timeout=None,
         memory_limit=None,

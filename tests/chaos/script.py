@@ -18,14 +18,17 @@ import sys
 import time
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
+
+from psycopg2 import sql
 
 from tests.chaos.behaviours import BEHAVIOURS
 from tests.chaos.journal import INTERRUPTED, RAISED, RETURNED, Identity, Journal
 from tests.chaos.plan import draw
 from tests.chaos.site import Site
 from workerbee import postgres_jobset
-from workerbee.bee import Interrupted
+from workerbee.description import Interrupted
+from workerbee.queries import shelf
 
 PR_SET_PDEATHSIG = 1
 
@@ -88,6 +91,7 @@ def main(folder: Path, seed: int, number: int, count: int, node: int, start: int
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # when the run itself is killed
     plan = draw(seed, number, count)
     options = dataclasses.asdict(plan.start(node, start))
+    deal_wide(max(1, count // plan.width))
     relayed, logged = options.pop("relayed"), options.pop("logged")
     assert relayed == (Path(host).name == "relay")
     summary = postgres_jobset(
@@ -105,6 +109,14 @@ def main(folder: Path, seed: int, number: int, count: int, node: int, start: int
     )
     (folder / f"done{os.getpid()}").touch()
     Journal(folder / "journal").write("summary", node=os.getpid(), **dataclasses.asdict(summary))
+
+
+def deal_wide(ranges: int) -> None:
+    """Have pending work dealt in about so many ranges, as it is in a jobset that is larger."""
+    queries = cast(dict[str, sql.SQL], shelf())
+    text = queries["deal_ranges"].string
+    assert text.count("4096") == 1
+    queries["deal_ranges"] = sql.SQL(text.replace("4096", str(ranges)))
 
 
 if __name__ == "__main__":

@@ -80,8 +80,8 @@ SET state = 'COMPLETE', finished_at = now(), node = %(node)s, seconds = done.sec
 FROM unnest(%(done)s::bigint[], %(seconds)s::real[]) AS done (pos, seconds)
 WHERE j.pos = done.pos AND j.state = 'PENDING';
 
--- name: charge_job
--- Record a failed attempt and count it by `counter`; the job is pending again behind all with fewer attempts, or FAILED.
+-- name: charge_jobs
+-- Record a failed attempt of each of a range of jobs and count it by `counter`; the job is pending again behind all with fewer attempts, or FAILED.
 WITH charged AS (
     UPDATE {jobs} j
     SET errors = errors + (%(counter)s = 'errors')::int,
@@ -93,7 +93,7 @@ WITH charged AS (
     FROM (SELECT pos, CASE %(counter)s WHEN 'errors' THEN errors WHEN 'crashes' THEN crashes ELSE losses END
                       + 1 >= %(limit)s AS spent
           FROM {jobs}) before
-    WHERE j.pos = %(pos)s AND before.pos = j.pos AND j.state = 'PENDING'
+    WHERE j.pos BETWEEN %(lo)s AND %(hi)s AND before.pos = j.pos AND j.state = 'PENDING'
     RETURNING j.pos, j.job_id, j.state, errors + crashes + losses AS attempts,
               CASE %(counter)s WHEN 'errors' THEN errors WHEN 'crashes' THEN crashes ELSE losses END AS count
 ), again AS (
@@ -105,14 +105,18 @@ WITH charged AS (
     SELECT %(jobset_id)s, pos, job_id, attempts, %(kind)s, %(type)s, %(message)s, %(stack)s, %(exit_code)s,
            %(log)s, state = 'FAILED', %(node)s, coalesce((SELECT host FROM wb_nodes WHERE node = %(node)s), ''),
            %(pid)s, %(bee)s, %(seconds)s
-    FROM charged
+    FROM charged ORDER BY pos
 )
-SELECT job_id, state, attempts, count FROM charged;
+SELECT job_id, state, attempts, count FROM charged ORDER BY pos;
 
 -- name: release_jobs
--- Positions that were claimed and not tried are pending again, uncharged.
+-- Ranges of positions that were claimed and not tried are pending again, uncharged.
 INSERT INTO {ranges} (attempts, hi, lo)
-SELECT %(attempts)s, pos, pos FROM unnest(%(positions)s::bigint[]) pos;
+SELECT %(attempts)s, hi, lo FROM unnest(%(lows)s::bigint[], %(highs)s::bigint[]) AS rest (lo, hi);
+
+-- name: cut_claim
+-- Of what the bee holds, one position is left; the number stays, since the bee knows nothing of it.
+UPDATE {claims} SET lo = %(pos)s, hi = %(pos)s WHERE bee = %(bee)s AND number = %(number)s;
 
 -- name: empty_claim
 -- The bee holds nothing any more, and goes on.
