@@ -24,6 +24,7 @@ from tests.helpers import wait_until
 
 LONGEST = 240.0  # seconds without a fault in which a round must have come to its end
 LEFT_WITHIN = 15.0
+MOST_STARTS = 400  # of scripts in a round
 
 
 @dataclass
@@ -148,6 +149,8 @@ class Run:
                 quiet = now
             if now > (quiet or deadline) + LONGEST:
                 return [f"the round does not end: {sampler.describe()}"]
+            if len(fleet.nodes) > MOST_STARTS:
+                return [f"scripts end again and again: {fleet.nodes[-2].said()[-1000:]}"]
             if killer.failure or sampler.failure:
                 break
             time.sleep(0.05)
