@@ -67,7 +67,7 @@ class Glimpse:
             return None
         for process in below:
             try:
-                if process.cmdline()[:1] and process.cmdline()[0].endswith(" keeper"):
+                if " ".join(process.cmdline()).endswith(" keeper"):
                     return process.pid
             except psutil.Error:
                 continue
