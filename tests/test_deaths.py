@@ -122,7 +122,7 @@ def test_a_bee_killed_in_its_first_claim_leaves_nothing_behind(
     end(pid, backend, committed, gate)
     said = process.communicate()[0]
     assert process.returncode == 0, said
-    assert "bee 0 died before it claimed a job (SIGKILL), next try in 0.1 s" in said
+    assert "bee 0 was killed before it claimed a job, next try in 0.1 s" in said
     assert "3 of 3 jobs complete" in said
     assert Counter(job_id for job_id, _ in runs(tmp_path)) == {"a": 1, "b": 1, "c": 1}
     assert sql("SELECT count(*) FROM wb_failures") == [(0,)]

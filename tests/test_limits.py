@@ -20,6 +20,7 @@ import pytest
 
 from tests.helpers import alive, wait_until
 from workerbee import cgroups, memory, postgres_jobset
+from workerbee.backoff import LIMIT, NO_BEES, Backoff
 from workerbee.batch import seconds_left
 from workerbee.board import Board, Phase, Verdict
 from workerbee.curfew import Curfew, FailureLimit
@@ -496,6 +497,32 @@ def test_what_says_nothing_about_the_node_pauses_no_bee(address, capsys):
     summary = postgres_jobset("nothing", job, ids, **address, processes=2, max_attempts=FEW + 2, max_crashes=1)
     assert summary.failed == FEW + 3
     assert "bees pause" not in capsys.readouterr().out
+
+
+def test_who_kills_bees_from_outside_does_not_make_a_node_give_up_at_once(stopping):
+    board, stop = stopping
+    backoff = Backoff(board, lambda _: None, stop)
+    for _ in range(2 * LIMIT):
+        backoff.ended(0, -signal.SIGKILL)
+    assert stop.failure is None
+    backoff._bees_seen -= NO_BEES
+    for _ in range(LIMIT - 1):
+        backoff.ended(0, -signal.SIGKILL)
+    assert stop.failure is None
+    backoff.ended(1, 1)
+    assert f"{LIMIT} bees in a row died before they claimed a job; the last: exit code 1" in str(stop.failure)
+
+
+def test_a_bee_that_came_to_its_work_ends_the_row(stopping):
+    board, stop = stopping
+    backoff = Backoff(board, lambda _: None, stop)
+    for _ in range(3):
+        for _ in range(LIMIT - 1):
+            backoff.ended(0, 1)
+        board.slots[1].jobs = 1
+        backoff.ended(1, -signal.SIGSEGV)
+        board.slots[1].clear()
+    assert stop.failure is None
 
 
 @dataclasses.dataclass(frozen=True)
