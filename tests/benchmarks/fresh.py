@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -15,11 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).parents[2]
 
 
 class Fresh:
-    """A call of a module's `function` that goes on in another process, killed if it is left before its end.
+    """A call of a module's `function` that goes on in another process, killed with all it started if it is left before its end.
 
     Keywords and result are what JSON can hold.
     """
@@ -36,8 +39,12 @@ class Fresh:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: object, traceback: TracebackType | None) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
+        if self.alive():
+            # With all below it: a keeper that loses supervisor and server at once would wait ten minutes for the server.
+            top = psutil.Process(self.pid)
+            for process in (*top.children(recursive=True), top):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
         self._process.wait()
         if self._process.stdout:
             self._process.stdout.close()
