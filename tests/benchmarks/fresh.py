@@ -22,14 +22,16 @@ ROOT = Path(__file__).parents[2]
 
 
 class Fresh:
-    """A call of a module's `function` that goes on in another process, killed with all it started if it is left before its end.
+    """A call of a module's `function` that goes on in another process, killed if it is left before its end.
 
     Keywords and result are what JSON can hold.
     """
 
     def __init__(self, function: Callable[..., Any], **keywords: Any) -> None:
-        self._name = f"{function.__module__}:{function.__qualname__}"
-        command = [sys.executable, "-m", __name__, self._name, json.dumps(keywords)]
+        spec = sys.modules[function.__module__].__spec__
+        assert spec  # whose name is the module's own, also where it runs as __main__
+        self._name = f"{spec.name}:{function.__qualname__}"
+        command = [sys.executable, "-m", "tests.benchmarks.fresh", self._name, json.dumps(keywords)]
         # The server's address is said in full: what the caller's environment has for libpq is not meant for us.
         environ = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         self._process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True)
@@ -40,9 +42,9 @@ class Fresh:
 
     def __exit__(self, kind: type[BaseException] | None, value: object, traceback: TracebackType | None) -> None:
         if self.alive():
-            # With all below it: a keeper that loses supervisor and server at once would wait ten minutes for the server.
+            # With all below it: a keeper that loses supervisor and server at once waits ten minutes for the server.
             top = psutil.Process(self.pid)
-            for process in (*top.children(recursive=True), top):
+            for process in [top, *top.children(recursive=True)]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
         self._process.wait()
