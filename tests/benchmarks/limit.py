@@ -1,0 +1,111 @@
+"""The bare SQL loop: workerbee's tables and statements, and nothing else of it.
+
+`python -m tests.benchmarks.limit` runs it alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import socket
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import psycopg2
+
+from tests.benchmarks.fresh import fresh
+from tests.benchmarks.jobset import JOBSET
+from tests.benchmarks.run import Run
+from tests.benchmarks.sample import Sample, shown
+from tests.benchmarks.server import Parameters, running
+from tests.benchmarks.table import Row
+from workerbee.queries import composed
+
+SIZES = (1, 128, 512)
+LEFT = f"SELECT count(*) FROM wb__{JOBSET} WHERE state <> 'COMPLETE'"
+
+
+def drain(parameters: Parameters, size: int) -> None:
+    """Settle and claim `size` jobs at a time until there are no more."""
+    connection = psycopg2.connect(**parameters)
+    connection.autocommit = True
+    queries = {name: query.as_string(connection) for name, query in composed(JOBSET).items()}
+    with connection.cursor() as cursor:
+
+        def ask(name: str, **values: object) -> list[tuple]:
+            cursor.execute(queries[name], {"jobset_id": JOBSET, **values})
+            return cursor.fetchall()
+
+        ((total,),) = ask("find_jobset")
+        ((node,),) = ask("add_node", host=socket.gethostname(), machine="", pid=os.getpid(), lease=3600)
+        ((bee,),) = ask("add_bee", node=node, pid=os.getpid())
+        known = {"bee": bee, "node": node, "total": total, "size": size, "alone": True}
+        number, done, pending = 0, [], True
+        while done or pending:
+            rows = ask("settle_and_claim", number=number, done=done, seconds=[0.0] * len(done), **known)
+            number += 1
+            pending = rows[0][1]
+            done = [row[3] for row in rows if row[3]]
+    connection.close()
+
+
+def run_loops(parameters: Parameters, processes: int, size: int) -> float:
+    """Seconds from start to end of so many processes, that together complete every job."""
+    context = multiprocessing.get_context("fork")
+    begun = time.monotonic()
+    loops = [context.Process(target=drain, args=(parameters, size)) for _ in range(processes)]
+    for loop in loops:
+        loop.start()
+    for loop in loops:
+        loop.join()
+    seconds = time.monotonic() - begun
+    connection = psycopg2.connect(**parameters)
+    with connection.cursor() as cursor:
+        cursor.execute(LEFT)
+        assert cursor.fetchone() == (0,)
+    connection.close()
+    return seconds
+
+
+def rate(run: Run, jobs: int, size: int, processes: int = 2) -> float:
+    """Jobs a second."""
+    with run.loaded(jobs) as parameters:
+        return jobs / fresh(run_loops, parameters=parameters, processes=processes, size=size)
+
+
+def trials(run: Run) -> dict[str, partial[float]]:
+    """The loop at each of `SIZES`; one at a time, with fewer jobs."""
+    jobs = {size: run.size(20_000 if size == 1 else 2_000_000, 1_000) for size in SIZES}
+    return {named(size, jobs[size]): partial(rate, run, jobs[size], size) for size in SIZES}
+
+
+def named(size: int, jobs: int) -> str:
+    return f"bare SQL loop in 2 processes, {size} at a time, {jobs:,} jobs"
+
+
+def best(samples: dict[str, Sample]) -> str:
+    """The name of the fastest of the loops among `samples`."""
+    return max((name for name in samples if name.startswith("bare SQL")), key=lambda name: samples[name].median)
+
+
+def rows(run: Run) -> Iterator[Row]:
+    for name, sample in run.measure(trials(run)).items():
+        yield Row("limit", name, sample, "jobs/s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.limit", description=__doc__)
+    parser.add_argument("--jobs", type=int, default=200_000, help="default: %(default)d")
+    parser.add_argument("--processes", type=int, default=2, help="default: %(default)d")
+    parser.add_argument("--size", type=int, nargs="*", default=SIZES, help="jobs at a time (default: %(default)s)")
+    given = parser.parse_args()
+    with running() as server:
+        run = Run(server, quick=True, peers=False)
+        for size in given.size:
+            print(f"{size} at a time: {shown(rate(run, given.jobs, size, given.processes))} jobs/s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Jobs that only wait: how near the bees come to what nobody could better."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import multiprocessing
+import random
+import time
+from collections.abc import Iterator
+
+from tests.benchmarks.fresh import fresh
+from tests.benchmarks.jobset import work
+from tests.benchmarks.run import Run
+from tests.benchmarks.sample import Sample
+from tests.benchmarks.server import Parameters
+from tests.benchmarks.table import Row
+
+BEES, NAP = 64, 0.1
+FEW_BEES, MEDIAN, SIGMA = 8, 0.02, 2.0
+
+
+def sleep_evenly(parameters: Parameters) -> float:
+    """Seconds of the whole call, with `BEES` bees whose jobs each take `NAP` seconds."""
+    begun = time.monotonic()
+    summary = work(parameters, lambda _job_id, _data: time.sleep(NAP), processes=BEES)
+    assert summary.ok, summary
+    return time.monotonic() - begun
+
+
+def sleep_unevenly(parameters: Parameters, jobs: int, seed: int) -> tuple[float, float]:
+    """Seconds from the first start to the last end of jobs of mixed length, and what they might have taken."""
+    draw = random.Random(seed)
+    lengths = [draw.lognormvariate(math.log(MEDIAN), SIGMA) for _ in range(jobs)]
+    starts, ends = (multiprocessing.RawArray("d", jobs) for _ in range(2))
+
+    def sleep(job_id: str, _data: object) -> None:
+        number = int(job_id.removeprefix("input/").removesuffix(".png"))
+        starts[number] = time.monotonic()
+        time.sleep(lengths[number])
+        ends[number] = time.monotonic()
+
+    summary = work(parameters, sleep, processes=FEW_BEES)
+    assert summary.ok, summary
+    order = sorted(range(jobs), key=lambda number: starts[number])
+    ideal = list_makespan([ends[number] - starts[number] for number in order], FEW_BEES)
+    return max(ends) - min(starts), ideal
+
+
+def list_makespan(lengths: list[float], bees: int) -> float:
+    """How long the jobs take when each in turn goes to whoever is free first, at no cost."""
+    free = [0.0] * bees
+    for length in lengths:
+        heapq.heapreplace(free, free[0] + length)
+    return max(free)
+
+
+def rows(run: Run) -> Iterator[Row]:
+    jobs = BEES * round(run.size(30, 2) / NAP)
+    what = f"{BEES} bees, {jobs:,} jobs of sleep({NAP})"
+
+    def trial() -> float:
+        with run.loaded(jobs) as parameters:
+            return jobs / fresh(sleep_evenly, parameters=parameters)
+
+    ideal = Sample([BEES / NAP])
+    yield Row("sleeping", what, run.measure({what: trial})[what], "jobs/s", "ideal", ideal, 0.97)
+    yield _uneven(run)
+
+
+def _uneven(run: Run) -> Row:
+    jobs = run.size(4_000, 150)
+    ideals: list[float] = []
+
+    def trial() -> float:
+        with run.loaded(jobs) as parameters:
+            seconds, ideal = fresh(sleep_unevenly, parameters=parameters, jobs=jobs, seed=len(ideals))
+        ideals.append(ideal)
+        return seconds / ideal
+
+    # Each round has lengths of its own, so it is the rounds' ratios that count.
+    mixed = f"{FEW_BEES} bees, {jobs:,} jobs of mixed length (lognormal, median {MEDIAN} s, sigma {SIGMA:g})"
+    what = f"{mixed}: makespan to that of the same order with each job to the first free bee, claims for nothing"
+    return Row("sleeping", what, run.measure({what: trial})[what], "x", target=1.03, at_most=True)
