@@ -244,3 +244,8 @@ def _end_processes(work: Work) -> None:
             kill_group(slot.pid)
     spared = {os.getpid(), work.supervisor}
     orphans.end(set(psutil.pids()) - spared, work.mark)
+    # While the database is away the keeper stays; who reads the node's output need not wait for that.
+    null = os.open(os.devnull, os.O_WRONLY)
+    for fd in (1, 2):
+        os.dup2(null, fd)
+    os.close(null)

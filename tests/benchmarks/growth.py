@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from tests.benchmarks.jobset import HAS_CLAIM
 from tests.benchmarks.run import Run
 from tests.benchmarks.table import Row
 from tests.benchmarks.throughput import named
@@ -15,8 +14,7 @@ BEES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 def rows(run: Run) -> Iterator[Row]:
-    for full in JOBS[: run.size(4, 3)]:
-        jobs = full if HAS_CLAIM else full // 100
+    for jobs in JOBS[: run.size(4, 2)]:
         yield _row(run, jobs, 2, ("jobs", jobs))
     jobs = run.jobs(1_000_000)
     for bees in BEES[: run.size(9, 7)]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +15,6 @@ from workerbee.postgresql import postgres_jobset
 from workerbee.store import Store
 
 JOBSET = "bench"
-HAS_CLAIM = "claim" in inspect.signature(postgres_jobset).parameters  # else jobs are claimed one at a time
 
 
 def ids(jobs: int) -> Iterator[str]:
@@ -43,9 +41,7 @@ def work(
 ) -> JobsetSummary:
     """Call `postgres_jobset` on the database that `parameters` lead to."""
     address = {"database" if key == "dbname" else key: value for key, value in parameters.items()}
-    if HAS_CLAIM:
-        options["claim"] = claim
-    return postgres_jobset(jobset_id, function, verbose=False, **address, **options)
+    return postgres_jobset(jobset_id, function, verbose=False, claim=claim, **address, **options)
 
 
 def nothing(job_id: str, job_data: dict[str, Any]) -> None:

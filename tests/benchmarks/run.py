@@ -32,8 +32,6 @@ class Run:
     def jobs(self, full: int) -> int:
         """How many no-op jobs stand for `full`: fewer where that would take too long."""
         jobs = full // 1000 if self.quick else full
-        if not jobset.HAS_CLAIM:
-            jobs //= 100
         return max(jobs, self.size(20_000, 1_000))
 
     def say(self, line: str) -> None:
