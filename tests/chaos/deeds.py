@@ -27,7 +27,7 @@ def sleeps(site: Site) -> None:
 
 
 def sleeps_long(site: Site) -> None:
-    time.sleep(site.random.uniform(0.5, 1.5))
+    time.sleep(site.random.uniform(0.5, 1.8))
 
 
 def burns(site: Site) -> None:

@@ -15,7 +15,7 @@ import psutil
 
 import workerbee
 from tests.chaos.glimpse import Glimpse
-from tests.chaos.journal import Identity, Journal
+from tests.chaos.journal import Identity, Journal, children_of
 from tests.chaos.plan import NodePlan, Plan
 
 ROOT = Path(__file__).parents[2]
@@ -107,9 +107,10 @@ class Fleet:
         for node in self.nodes:
             node.process.kill()
             node.process.wait()
-            for identity in node.below:
-                if identity.lives():
-                    os.kill(identity.pid, signal.SIGKILL)
+        children = children_of(list(self._journal.lines()))
+        for identity in (*children, *(identity for node in self.nodes for identity in node.below)):
+            if identity.lives():
+                os.kill(identity.pid, signal.SIGKILL)
 
     def _start(self, index: int) -> None:
         start = sum(node.index == index for node in self.nodes)
