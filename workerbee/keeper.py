@@ -98,6 +98,9 @@ class Keeper:
             if self._watch.supervisor_died():
                 self._bury()
                 break
+        # The last that people see of the run.
+        self._next_count = 0.0
+        self._count()
         self._session.call(lambda store: store.end_node(self._header.node))
 
     def _beat(self) -> None:
