@@ -107,13 +107,15 @@ def test_a_bee_over_its_memory_limit_is_killed(address, sql):
             # Its tree counts.
             code = "import time; block = b'x' * 900_000_000; time.sleep(3600)"
             subprocess.run([sys.executable, "-c", code], check=True)
+        if job_id == "steady":
+            time.sleep(2)  # through some looks at it
         assert shared[0]
 
-    ids = ["fat", "fat-child", *(f"good{n}" for n in range(50))]
+    ids = ["fat", "fat-child", "steady", *(f"good{n}" for n in range(50))]
     summary = postgres_jobset(
         "fat", job, ids, **address, verbose=False, processes=2, memory_limit="500MB", max_crashes=1
     )  # fmt: skip
-    assert (summary.complete, summary.failed, summary.crashed_here) == (50, 2, 0)
+    assert (summary.complete, summary.failed, summary.crashed_here) == (51, 2, 0)
     rows = sql("SELECT job_id, kind, type, message, stack FROM wb_failures ORDER BY job_id")
     assert [(job_id, kind, type_) for job_id, kind, type_, _, _ in rows] == [
         ("fat", "memory", "memory"),
