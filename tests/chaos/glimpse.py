@@ -67,7 +67,7 @@ class Glimpse:
             return None
         for process in below:
             try:
-                if " ".join(process.cmdline()).endswith(" keeper"):
+                if next(iter(process.cmdline()), "").endswith(" keeper"):
                     return process.pid
             except psutil.Error:
                 continue

@@ -195,6 +195,6 @@ def left_by(node: Node, journal: Journal) -> list[int]:
 def _is_keeper(pid: int) -> bool:
     # It stays until the database has heard it.
     try:
-        return " ".join(psutil.Process(pid).cmdline()).endswith(" keeper")
-    except (psutil.Error, IndexError):
+        return next(iter(psutil.Process(pid).cmdline()), "").endswith(" keeper")
+    except psutil.Error:
         return False
