@@ -274,18 +274,19 @@ def test_a_session_that_rests_in_a_transaction_is_noticed(tables, parameters):
     connection.close()
 
 
-def test_a_bee_that_is_not_replaced_is_noticed():
+def watched(looks):
+    """What a watch says of a node, looked at four times a second: whether it is excused, and which processes live."""
     watch = BeeWatch()
-    seen = [line for n in range(40) for line in watch.saw(n / 4, {NODE: (False, [True, n < 8])})]
+    return [line for n, look in enumerate(looks) for line in watch.saw(n / 4, {} if look is None else {NODE: look})]
+
+
+def test_a_process_that_is_not_replaced_is_noticed():
+    seen = watched((False, {"bee 0": True, "bee 1": n < 8}) for n in range(40))
     assert seen == ["node 100 has had no bee 1 for 6 s"]
-    watch = BeeWatch()
-    assert [line for n in range(80) for line in watch.saw(n / 4, {NODE: (False, [True, n % 20 < 10])})] == []
-    watch = BeeWatch()
-    assert [line for n in range(80) for line in watch.saw(n / 4, {NODE: (False, [False])} if n % 10 else {})] == []
-    watch = BeeWatch()
-    assert [line for n in range(80) for line in watch.saw(n / 4, {NODE: (n > 10, [False])})] == []
-    watch = BeeWatch()
-    assert [line for n in range(80) for line in watch.saw(n / 4, {NODE: (n % 20 < 10, [False])})] != []
+    assert watched((False, {"keeper": n % 20 < 10}) for n in range(80)) == []
+    assert watched((False, {"bee 0": False}) if n % 10 else None for n in range(80)) == []
+    assert watched((n > 10, {"bee 0": False}) for n in range(80)) == []
+    assert watched((n % 20 < 10, {"keeper": False}) for n in range(80)) == ["node 100 has had no keeper for 6 s"]
 
 
 def test_a_node_that_does_not_stop_is_noticed():

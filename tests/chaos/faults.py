@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from tests.chaos.plan import Fault
 from tests.chaos.records import EVERYBODY, Disturbance, Hit
 from tests.chaos.relay import Relay
 from tests.chaos.server import Server
+
+# These need no node to go for.
+AIMLESS = ("restart_fast", "restart_immediate", "hold_snapshot", "fill_connections")
 
 
 class Faults:
@@ -39,34 +43,38 @@ class Faults:
         self._later = later
         self.disturbances: list[Disturbance] = []
         self.hits: list[Hit] = []
+        self.done: Counter[str] = Counter()
+        self._found = False
         self.unattended: set[int] = set()  # nodes killed without a keeper to clear up after them
 
     def commit(self, fault: Fault) -> None:
         """Do it, if there is anything to do it to."""
         self._journal.write("fault", name=fault.name, pick=fault.pick)
+        self._found = False
         # What we go for may be gone, or the server be away, before we get there.
         with contextlib.suppress(ProcessLookupError, psycopg2.Error):
             getattr(self, fault.name)(fault)
+            self.done[fault.name] += self._found or fault.name in AIMLESS
 
     def kill_bee(self, fault: Fault) -> None:
-        if target := _picked(self._bees(), fault.pick):
+        if target := self._picked(self._bees(), fault.pick):
             self._kill(*target, "bee")
 
     def stop_bee(self, fault: Fault) -> None:
-        if target := _picked(self._bees(), fault.pick):
+        if target := self._picked(self._bees(), fault.pick):
             self._suspend(*target, 3 * fault.seconds, "stop_bee")
 
     def kill_keeper(self, fault: Fault) -> None:
-        if target := _picked(self._keepers(), fault.pick):
+        if target := self._picked(self._keepers(), fault.pick):
             self._note("kill_keeper", target[0].pid, 0)
             self._kill(*target, "keeper")
 
     def stop_keeper(self, fault: Fault) -> None:
-        if target := _picked(self._keepers(), fault.pick):
+        if target := self._picked(self._keepers(), fault.pick):
             self._suspend(*target, 2 * target[0].plan.lease * fault.seconds, "stop_keeper")
 
     def kill_supervisor(self, fault: Fault) -> None:
-        if node := _picked(list(self._fleet.living()), fault.pick):
+        if node := self._picked(list(self._fleet.living()), fault.pick):
             keeper = node.glimpse.keeper()
             if keeper is None or is_suspended(keeper):
                 self.unattended.add(node.pid)
@@ -74,12 +82,12 @@ class Faults:
             self._kill_supervisor(node)
 
     def stop_supervisor(self, fault: Fault) -> None:
-        if node := _picked(list(self._fleet.living()), fault.pick):
+        if node := self._picked(list(self._fleet.living()), fault.pick):
             self._suspend(node, node.pid, 2 * node.plan.lease * fault.seconds, "stop_supervisor")
 
     def kill_heads(self, fault: Fault) -> None:
         """The keeper and then the supervisor: nobody is left to end the bees."""
-        if target := _picked(self._keepers(), fault.pick):
+        if target := self._picked(self._keepers(), fault.pick):
             node, keeper = target
             self.unattended.add(node.pid)
             node.note_processes()
@@ -90,7 +98,7 @@ class Faults:
 
     def kill_node(self, fault: Fault) -> None:
         """All processes at once, as when the machine goes down."""
-        if node := _picked(list(self._fleet.living()), fault.pick):
+        if node := self._picked(list(self._fleet.living()), fault.pick):
             self.unattended.add(node.pid)
             node.note_processes()
             everything = [node.pid, *(identity.pid for identity in node.below if identity.lives())]
@@ -132,6 +140,7 @@ class Faults:
             chosen = pids[int(fault.pick * len(pids)) :][: 1 if fault.seconds < 0.75 else None]
             self._note("cut_sessions", EVERYBODY, 0)
             cursor.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) pid", (chosen,))
+            self._found = bool(chosen)
 
     def hold_snapshot(self, fault: Fault) -> None:
         connection = self._server.connect("snapshot")
@@ -154,6 +163,7 @@ class Faults:
 
     def freeze_network(self, fault: Fault) -> None:
         nodes = [node for node in self._fleet.living() if node.plan.relayed]
+        self._found = bool(nodes)
         if nodes:
             self._relay.freeze()
             disturbances = [self._note("freeze_network", node.pid) for node in nodes]
@@ -168,6 +178,7 @@ class Faults:
     def lose_answers(self, fault: Fault) -> None:
         for node in self._fleet.living():
             if node.plan.relayed:
+                self._found = True
                 self._note("lose_answers", node.pid, 1)
         self._relay.lose(1 + int(5 * fault.pick))
 
@@ -177,6 +188,10 @@ class Faults:
     def _keepers(self) -> list[tuple[Node, int]]:
         found = [(node, node.glimpse.keeper()) for node in self._fleet.living()]
         return [(node, pid) for node, pid in found if pid is not None]
+
+    def _picked(self, targets: list[Any], pick: float) -> Any:
+        self._found = bool(targets)
+        return targets[int(pick * len(targets))] if targets else None
 
     def _note(self, name: str, node: int, seconds: float = math.inf) -> Disturbance:
         now = time.monotonic()
@@ -222,7 +237,7 @@ class Faults:
     def _signal(self, fault: Fault, number: signal.Signals) -> Node | None:
         # Before it has a board it has no handlers either, and dies of the signal as any program does.
         nodes = [node for node in self._fleet.living() if node.glimpse.found()]
-        node: Node | None = _picked(nodes, fault.pick)
+        node: Node | None = self._picked(nodes, fault.pick)
         if node:
             self._journal.write("signal", node=node.pid, number=number)
             node.send(number)
@@ -240,7 +255,3 @@ def is_suspended(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"T"
     except OSError:
         return False
-
-
-def _picked(targets: list[Any], pick: float) -> Any:
-    return targets[int(pick * len(targets))] if targets else None

@@ -21,7 +21,6 @@ class Killer(threading.Thread):
         self._undoings: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
         self.commit: Callable[[Fault], None] = lambda _fault: None
-        self.committed: list[Fault] = []
         self.failure: Exception | None = None
 
     def later(self, seconds: float, undo: Callable[[], None]) -> None:
@@ -34,7 +33,6 @@ class Killer(threading.Thread):
             for fault in self._faults:
                 if self._wait(fault.after):
                     break
-                self.committed.append(fault)
                 self.commit(fault)
         except Exception as error:
             self.failure = error

@@ -127,7 +127,7 @@ class Run:
             plan.number,
             time.monotonic() - begun,
             wrong,
-            Counter(fault.name for fault in killer.committed),
+            faults.done,
             Counter(row.state for row in evidence.rows),
             Counter(failure.kind for failure in evidence.failures),
             len(evidence.attempts),

@@ -107,8 +107,10 @@ class Sampler(threading.Thread):
         self._note(self._exits.saw(now, {node.pid: self._exit_deadline(node) for node in stopping}))
         self._look_after_killed(now)
 
-    def _lives(self, node: Node) -> list[bool]:
-        return [bool(slot.pid) and Identity.of(slot.pid) is not None for slot in node.glimpse.slots()]
+    def _lives(self, node: Node) -> dict[str, bool]:
+        slots = enumerate(node.glimpse.slots())
+        bees = {f"bee {index}": bool(slot.pid) and Identity.of(slot.pid) is not None for index, slot in slots}
+        return {**bees, "keeper": node.glimpse.keeper() is not None}
 
     def _excused(self, node: Node, now: float, slots: int) -> bool:
         """Whether the node need not have all its bees now, of all nodes' `slots`."""

@@ -38,21 +38,21 @@ class Streaks:
 
 
 class BeeWatch:
-    """While work remains, every slot of every node has a living bee again within a bounded time."""
+    """While work remains, every node has each of its bees, and its keeper, again within a bounded time."""
 
     def __init__(self) -> None:
         self._streaks = Streaks(REPLACED_WITHIN)
 
-    def saw(self, now: float, nodes: Mapping[int, tuple[bool, Iterable[bool]]]) -> list[str]:
-        """`nodes` has for each node whether it is excused at the moment, and whether each of its bees lives."""
+    def saw(self, now: float, nodes: Mapping[int, tuple[bool, Mapping[str, bool]]]) -> list[str]:
+        """`nodes` has for each node whether it is excused at the moment, and which of its processes live."""
         missing = {
-            (node, slot): excused
-            for node, (excused, slots) in nodes.items()
-            for slot, lives in enumerate(slots)
+            (node, name): excused
+            for node, (excused, processes) in nodes.items()
+            for name, lives in processes.items()
             if not lives
         }
         late = self._streaks.saw(now, missing, [key for key, excused in missing.items() if excused])
-        return [f"node {node} has had no bee {slot} for {REPLACED_WITHIN:g} s" for node, slot in late]  # type: ignore[misc]
+        return [f"node {node} has had no {name} for {REPLACED_WITHIN:g} s" for node, name in late]  # type: ignore[misc]
 
 
 class IdleWatch:
