@@ -9,7 +9,7 @@ import pytest
 
 from workerbee.address import resolve
 from workerbee.bee import Bee
-from workerbee.board import Board, Phase
+from workerbee.board import Board, Phase, Verdict
 from workerbee.job import Limits
 from workerbee.loading import set_up
 from workerbee.session import Session
@@ -66,3 +66,29 @@ def test_a_stop_at_any_moment_runs_no_job_twice(address, parameters, sql, asks):
     assert set(runs.values()) <= {1}
     assert sql("SELECT count(*) FROM wb__stopped WHERE state <> 'PENDING'") == [(len(runs),)]
     assert sql("SELECT count(*) FROM wb_claims__stopped") == [(0,)]
+
+
+@pytest.mark.parametrize("claim", [1, 8])
+def test_a_bee_condemned_for_a_job_that_has_ended_since_starts_no_other(address, parameters, sql, claim):
+    store = Store(psycopg2.connect(**parameters), "condemned")
+    set_up(store, map(str, range(20)), None, lambda _: None)
+    board = Board(1)
+    board.header.node = store.add_node("host", "machine", 1, 30)
+    slot = board.slots[0]
+    slot.move(Phase.ALIVE)
+    store.close()
+    runs = []
+
+    def job(job_id, _data):
+        runs.append(job_id)
+        if len(runs) == 3:
+            slot.condemn(Verdict.MEMORY, slot.jobs, "too fat")
+
+    session = Session(resolve(**address), "condemned", "workerbee test bee", patience=0)
+    bee = Bee(session, board, 0, job, Limits(), Indifferent(), lease=30, claim=claim)
+    assert bee.run() is Phase.SPENT
+    session.close()
+    board.close()
+    assert sql("SELECT job_id FROM wb__condemned WHERE state = 'COMPLETE' ORDER BY 1") == [(i,) for i in sorted(runs)]
+    assert len(runs) == 3
+    assert sql("SELECT sum(hi - lo + 1) FROM wb_ranges__condemned") == [(17,)]

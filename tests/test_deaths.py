@@ -53,7 +53,7 @@ def blocked(sql):
     def wait():
         found = sql(
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' "
-            "AND application_name ~ 'bee( 0)?$'"
+            "AND wait_event = 'relation' AND application_name ~ 'bee( 0)?$'"
         )
         return found[0][0] if found else None
 

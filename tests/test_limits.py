@@ -434,7 +434,7 @@ def test_a_bee_through_with_the_accused_job_is_not_charged(stopping):
     slot = board.slots[0]
     slot.move(Phase.ALIVE)
     slot.jobs = 7
-    slot.condemn(Verdict.TIMEOUT, "too long")
+    slot.condemn(Verdict.TIMEOUT, slot.jobs, "too long")
     assert (slot.verdict, slot.read_reason()) == (Verdict.TIMEOUT, "too long")
     slot.condemn(Verdict.ORDERED)
     assert slot.verdict is Verdict.TIMEOUT

@@ -210,6 +210,9 @@ class Bee:
     def _reason_to_end(self) -> Phase | None:
         if self._header.stop or self._stopped:
             return Phase.STOPPED
+        if self._slot.is_condemned:
+            # For a job that has ended since. Nobody could condemn us for the next one.
+            return Phase.SPENT
         if self._most_jobs is not None and self._slot.jobs >= self._most_jobs:
             return Phase.SPENT
         if self._most_errors is not None and self._errors >= self._most_errors:
@@ -219,7 +222,7 @@ class Bee:
     def _may_start(self, job: Job) -> bool:
         """Say that `job` starts now, unless it is too late for that, or the bee is told to stop."""
         slot, now = self._slot, monotonic()
-        if self._stopped or self._header.stop:
+        if self._stopped or self._header.stop or slot.is_condemned:
             return False
         if now - slot.since > (FRESH if slot.size > 1 else self._lease / 2):
             # Others may have the job by now. Where answers take so long, a single job is all that can be had in time.

@@ -24,7 +24,7 @@ class Phase(enum.IntEnum):
     EMPTY = 0  # no bee
     ALIVE = 1  # a bee's process exists
     NO_WORK = 2  # the bee ended itself: nothing was pending
-    SPENT = 3  # the bee ended itself: it ran as many jobs as one may, or too many failed in a row
+    SPENT = 3  # the bee ended itself: it ran as many jobs as one may, too many failed in a row, or it is condemned
     STOPPED = 4  # the bee ended itself: it was told to
     DEAD = 5  # the bee died; what it held has not been settled yet
 
@@ -172,11 +172,11 @@ class Slot(ctypes.Structure):
         self.job_id = self.note = self.reason = b""
         self.log_start = self._verdict = self._accused = 0
 
-    def condemn(self, verdict: Verdict, reason: str = "") -> None:
-        """Say why this bee is killed; the first verdict stays."""
+    def condemn(self, verdict: Verdict, job: int = 0, reason: str = "") -> None:
+        """Say why this bee is killed, and for which of its jobs (what `jobs` was then); the first verdict stays."""
         if not self._verdict:
             self.reason = reason.encode()[:255]
-            self._accused = self.jobs
+            self._accused = job
             self._verdict = verdict
 
     @property
@@ -190,6 +190,11 @@ class Slot(ctypes.Structure):
     def is_over(self) -> bool:
         """Whether the time of the running job is over, so that nothing it says counts any more."""
         return self._verdict == Verdict.TIMEOUT and self._accused == self.jobs
+
+    @property
+    def is_condemned(self) -> bool:
+        """Whether there is a verdict: a bee that is still there ends, since another verdict is not possible."""
+        return self._verdict != Verdict.NONE
 
     def read_reason(self) -> str:
         return self.reason.decode("utf-8", "ignore")

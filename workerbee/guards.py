@@ -38,6 +38,8 @@ class TimeGuard:
 
     def _look_at(self, index: int) -> float:
         slot, now = self._board.slots[index], time.monotonic()
+        # First: the bee may be about to go on to another job, which is not to blame.
+        job = slot.jobs
         end = slot.started + self._limit
         if now < end:
             return end
@@ -46,7 +48,7 @@ class TimeGuard:
             self._asked[index] = slot.started, now
             self._sizes[index] = 0
             # Before: the question may end what the job waits for, and it would return as if all were well.
-            slot.condemn(Verdict.TIMEOUT, f"ran for longer than {self._limit:g} s (job_timeout)")
+            slot.condemn(Verdict.TIMEOUT, job, f"ran for longer than {self._limit:g} s (job_timeout)")
             self._brood.bees[index].ask_for_stack()
         elif self._is_written(index) or now > asked + WRITTEN:
             self._brood.bees[index].kill()
@@ -93,11 +95,12 @@ class MemoryGuard:
             return math.inf
         most = 0
         for index in self._brood.bees:
+            job = self._board.slots[index].jobs
             used = self._used_by(index, self._limit)
             most = max(most, used)
             if used > self._limit:
                 reason = f"its bee used {bytes_shown(used)}, more than the {bytes_shown(self._limit)} of memory_limit"
-                self._end(index, Verdict.MEMORY, reason)
+                self._end(index, Verdict.MEMORY, job, reason)
         return max(0.0, self._limit - most)
 
     def _look_at_all(self) -> float:
@@ -115,6 +118,7 @@ class MemoryGuard:
         return max(0.0, least)
 
     def _make_room(self, gauge: Gauge, used: int) -> None:
+        jobs = [slot.jobs for slot in self._board.slots]
         uses = {index: self._used_by(index) for index in self._brood.bees}
         if not uses:
             return
@@ -123,7 +127,7 @@ class MemoryGuard:
         short = f"{gauge.name} ran short: {bytes_shown(used)} used, {bytes_shown(gauge.allowed)} allowed"
         # Where others have filled the memory, no job of ours is to blame, and the last bee's end would change nothing.
         if uses[fattest] > gauge.allowed / len(self._board.slots):
-            self._end(fattest, Verdict.MEMORY, f"its bee used most, {share}, when {short}")
+            self._end(fattest, Verdict.MEMORY, jobs[fattest], f"its bee used most, {share}, when {short}")
         elif len(uses) > 1:
             self._end(fattest, Verdict.ORDERED)
         else:
@@ -134,8 +138,8 @@ class MemoryGuard:
     def _used_by(self, index: int, unless_above: int = 0) -> int:
         return memory.used_by(memory.tree(self._brood.bees[index].pid), unless_above)
 
-    def _end(self, index: int, verdict: Verdict, reason: str = "") -> None:
+    def _end(self, index: int, verdict: Verdict, job: int = 0, reason: str = "") -> None:
         bee = self._brood.bees[index]
         self._condemned.add((index, bee))
-        self._board.slots[index].condemn(verdict, reason)
+        self._board.slots[index].condemn(verdict, job, reason)
         bee.kill()
