@@ -77,6 +77,37 @@ def test_a_long_job_holds_up_no_other_of_its_claim(sql, script, wide, tmp_path):
     assert sql("SELECT count(*) FROM wb_failures") == [(0,)]
 
 
+def test_a_claim_that_somebody_has_locked_is_cut_later(sql, script, parameters, wide, tmp_path):
+    order = wide("locked")
+    process = script(
+        """
+        import sys, time
+        from pathlib import Path
+        from workerbee import postgres_jobset
+
+        def job(job_id, data):
+            while job_id == sys.argv[1] and not Path("go").exists():
+                time.sleep(0.01)
+                Path("runs").touch()
+
+        postgres_jobset("locked", job, processes=1, claim=100, lease=2)
+        """,
+        order[50],
+    )
+    wait_until((tmp_path / "runs").exists)
+    locker = psycopg2.connect(**parameters)
+    locker.cursor().execute("SELECT FROM wb_claims__locked FOR UPDATE")
+    # Its keeper goes on about its other duties,
+    wait_until(lambda: sql("SELECT true FROM wb_nodes, wb_claims__locked WHERE beat_at > since + '5 s'"))
+    assert sql("SELECT hi - lo FROM wb_claims__locked") == [(99,)]
+    locker.close()
+    # and comes back to this one.
+    wait_until(lambda: sql("SELECT lo, hi FROM wb_claims__locked") == [(51, 51)])
+    (tmp_path / "go").touch()
+    process.communicate()
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize("way", ["segfault", "error"])
 def test_what_happens_to_one_job_of_a_claim_stays_with_it(address, sql, wide, journal, way):
     wide("one")

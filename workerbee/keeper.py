@@ -25,6 +25,7 @@ from workerbee.watch import Watch
 
 COUNT_EVERY = 1.0  # seconds between counts while bees work
 LONG = 2.0  # seconds after which a claim is cut down to the running job: a second more than bees start jobs of it
+CUT_AGAIN = 0.5  # seconds after which it is tried again, when somebody was at the claim
 NOTICED = 0.01  # seconds within which a bee's word is seen by others, however the processor orders what is written
 LONGEST_COUNT_PAUSE = 2.0  # and at most while they wait for others
 # The first line that faulthandler leaves, where the exit code is not ours to see.
@@ -135,17 +136,19 @@ class Keeper:
             if slot.phase is Phase.ALIVE and slot.size > 1 and slot.pos and slot.cut != slot.number:
                 if time.monotonic() < slot.since + LONG:
                     self._next_cut = min(self._next_cut, slot.since + LONG)
-                else:
-                    self._cut(slot)
+                elif not self._cut(slot):
+                    self._next_cut = min(self._next_cut, time.monotonic() + CUT_AGAIN)
 
-    def _cut(self, slot: Slot) -> None:
+    def _cut(self, slot: Slot) -> bool:
         bee, number = slot.bee, slot.number
         slot.cut = number
         # From now on the bee starts nothing of this claim, but it may have been about to.
         time.sleep(NOTICED)
         pos, done = slot.pos, slot.completed_so_far()
-        if pos and slot.number == number:
-            self._session.call(lambda store: store.cut_claim(bee, number, pos, done))
+        if pos and slot.number == number and not self._session.call(lambda s: s.cut_claim(bee, number, pos, done)):
+            slot.cut = 0
+            return False
+        return True
 
     def _settle(self, slot: Slot, failure: Failure | None) -> Charge | None:
         """Settle what the bee of `slot` held, charging the job that ran with `failure`; None: giving it back."""

@@ -153,19 +153,20 @@ class Store:
             self.run("drop_bee" if drop else "empty_claim", bee=bee)
             return charges
 
-    def cut_claim(self, bee: int, number: int, pos: int, done: Sequence[tuple[int, float]]) -> None:
+    def cut_claim(self, bee: int, number: int, pos: int, done: Sequence[tuple[int, float]]) -> bool:
         """Leave of the claim `number` of `bee` only `pos`, which runs: the positions of `done` are COMPLETE, each with
-        its seconds, the rest is released. Nothing happens if that is not the bee's claim any more."""
+        its seconds, the rest is released. False, and nothing happens, while somebody else is at that claim, or after it."""
         with self.transaction():
-            rows = self.run("hold_claim", bee=bee)
+            rows = self.run("seize_claim", bee=bee)
             if not rows or rows[0][0] != number:
-                return
+                return False
             ((_, attempts, lo, hi, _, node),) = rows
             seconds = {p: s for p, s in done if lo <= p <= hi and p != pos}
             if seconds:
                 self.run("complete_jobs", done=list(seconds), seconds=list(seconds.values()), node=node)
             self._release(attempts, [p for p in range(lo, hi + 1) if p != pos and p not in seconds])
             self.run("cut_claim", bee=bee, number=number, pos=pos)
+            return True
 
     def _release(self, attempts: int, positions: list[int]) -> None:
         ranges = _ranges(positions)

@@ -63,8 +63,8 @@ LEFT JOIN (taken t CROSS JOIN LATERAL (
 SELECT number, attempts, lo, hi, pid, node FROM {claims} WHERE bee = %(bee)s FOR UPDATE;
 
 -- name: seize_claim
--- Lock the claim of a lost bee before taking it away; nothing comes back when somebody else has it locked. That may be
--- the bee itself, suspended in the middle of a transaction: who waits for that may wait for ever.
+-- Lock the claim of another process; nothing comes back when somebody has it locked. That may be the bee itself,
+-- suspended in the middle of a transaction: who waits for that may wait for ever.
 SELECT number, attempts, lo, hi, pid, node FROM {claims} WHERE bee = %(bee)s FOR UPDATE SKIP LOCKED;
 
 -- name: find_claim
