@@ -155,7 +155,7 @@ class Store:
 
     def cut_claim(self, bee: int, number: int, pos: int, done: Sequence[tuple[int, float]]) -> bool:
         """Leave of the claim `number` of `bee` only `pos`, which runs: the positions of `done` are COMPLETE, each with
-        its seconds, the rest is released. False, and nothing happens, while somebody else is at that claim, or after it."""
+        its seconds, the rest is released. False, and nothing happens, while another is at that claim, or after it."""
         with self.transaction():
             rows = self.run("seize_claim", bee=bee)
             if not rows or rows[0][0] != number:
