@@ -15,6 +15,7 @@ import psycopg2.errors
 
 from workerbee.address import said
 from workerbee.errors import DatabaseError, InvalidType, InvalidValue, JobsetNotFound
+from workerbee.slot import BATCH
 from workerbee.store import Store
 from workerbee.text import printable, shown
 
@@ -68,14 +69,14 @@ def _create(store: Store, job_ids: JobIds, job_data: JobData | None, tell: Calla
             if not store.run("add_jobset", created_by=f"{socket.gethostname()}:{os.getpid()}"):
                 return False
             tell(f"Creating table for jobset '{store.jobset_id}'...")
-            for step in ("create_jobs", "create_ranges", "create_claims", "create_view", "create_staging"):
-                store.run(step)
+            for part in ("jobs", "ranges", "claims", "next", "view", "staging"):
+                store.run(f"create_{part}")
             tell(f"Adding {'' if length is None else f'{length} '}jobs to jobset '{store.jobset_id}'...")
             _stream(store, rows)
             store.run("deal_jobs")
             store.run("index_positions")
             _index_job_ids(store)
-            store.run("deal_ranges", total=rows.count)
+            store.run("deal_ranges", total=rows.count, most=BATCH)
             store.run("count_jobset", total=rows.count)
             store.run("analyze_tables")
     except (psycopg2.errors.DuplicateTable, psycopg2.errors.DuplicateObject) as error:

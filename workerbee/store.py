@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg2
@@ -93,9 +93,9 @@ class Store:
         return Claim(bee, 0)
 
     def settle_and_claim(
-        self, claim: Claim, done: Mapping[int, float], size: int, node: int, alone: bool = True
+        self, claim: Claim, seconds: Sequence[float], size: int, node: int, alone: bool = True
     ) -> tuple[Claim | None, bool]:
-        """In one commit, mark the positions of `done` COMPLETE, with their seconds, and claim up to `size` jobs.
+        """In one commit, mark the jobs of the claim COMPLETE, each with its seconds, and claim up to `size` others.
 
         Unless the node is `alone`, jobs that failed on it last are left to others.
         Returns the new claim and whether there was pending work (an empty claim despite it means that others were
@@ -106,18 +106,18 @@ class Store:
             "settle_and_claim",
             bee=claim.bee,
             number=claim.number,
-            done=list(done),
-            seconds=list(done.values()),
+            first=claim.jobs[0].pos if claim.jobs else 0,
+            # As a literal: psycopg2 makes a list an expression, each item of which the server's parser goes through.
+            took="{" + str([int(one * 1e6) for one in seconds])[1:-1] + "}",
             size=size,
             node=node,
             alone=alone,
             total=self.total(),
         )
-        held, pending = rows[0][:2]
-        if not held:
-            return None, pending
-        jobs = tuple(Job(pos, job_id, data, attempts) for _, _, attempts, pos, job_id, data in rows if pos)
-        return Claim(claim.bee, claim.number + 1, jobs), pending
+        if not rows:
+            return None, True
+        pos = rows[0][0]
+        return Claim(claim.bee, claim.number + 1, tuple(map(Job._make, rows)) if pos else ()), pos is not None
 
     def settle(
         self, bee: int, number: int, outcomes: Sequence[Outcome], limits: Limits, *, drop: bool
@@ -200,8 +200,7 @@ class Store:
         rows = self.run("find_claim", bee=bee)
         if not rows:
             return None
-        jobs = tuple(Job(pos, job_id, data, attempts) for _, attempts, pos, job_id, data in rows if pos)
-        return Claim(bee, rows[0][0], jobs)
+        return Claim(bee, rows[0][0], tuple(Job._make(job) for _, *job in rows if job[0]))
 
     # A node's way: add, beat, end; and what is done for nodes that could not end.
 
