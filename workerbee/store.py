@@ -39,6 +39,7 @@ class Store:
         self._begin = "begin_bounded" if connection.async_ else "begin"
         self._head = self._queries["bounded"] if connection.async_ else ""
         self._total: int | None = None
+        self._is_isolated = False  # as our statements want it, without a word of ours
 
     def close(self) -> None:
         self.connection.close()
@@ -59,10 +60,11 @@ class Store:
         finally:
             self._head = head
 
-    def run(self, name: str, **values: Any) -> list[tuple[Any, ...]]:
-        """The rows that the query `name` yields."""
+    def run(self, name: str, *, bare: bool = False, **values: Any) -> list[tuple[Any, ...]]:
+        """The rows that the query `name` yields; `bare`: it keeps to its time by itself."""
+        head = "" if bare and self._is_isolated else self._head
         with self.connection.cursor() as cursor:
-            cursor.execute(self._head + self._queries[name], {"jobset_id": self.jobset_id, **values})
+            cursor.execute(head + self._queries[name], {"jobset_id": self.jobset_id, **values})
             return cursor.fetchall() if cursor.description else []
 
     def copy(self, name: str, file: Any) -> None:
@@ -73,8 +75,8 @@ class Store:
     def total(self) -> int | None:
         """How many jobs the jobset has; None when it does not exist."""
         if self._total is None:
-            rows = self.run("find_jobset")
-            self._total = rows[0][0] if rows else None
+            for total, isolation in self.run("find_jobset"):
+                self._total, self._is_isolated = total, isolation == "read committed"
         return self._total
 
     def counts(self, node: int = 0) -> Counts:
@@ -102,8 +104,10 @@ class Store:
         at the same rows: try again). The claim is None when somebody has taken the old one away; then nothing was
         written.
         """
+        total = self.total()
         rows = self.run(
             "settle_and_claim",
+            bare=True,
             bee=claim.bee,
             number=claim.number,
             first=claim.jobs[0].pos if claim.jobs else 0,
@@ -112,7 +116,7 @@ class Store:
             size=size,
             node=node,
             alone=alone,
-            total=self.total(),
+            total=total,
         )
         if not rows:
             return None, True

@@ -38,7 +38,7 @@ def drain(parameters: Parameters, size: int) -> None:
             cursor.execute(queries[name], {"jobset_id": JOBSET, **values})
             return cursor.fetchall()
 
-        ((total,),) = ask("find_jobset")
+        ((total, _),) = ask("find_jobset")
         ((node,),) = ask("add_node", host=socket.gethostname(), machine="", pid=os.getpid(), lease=3600)
         ((bee,),) = ask("add_bee", node=node, pid=os.getpid())
         known = {"bee": bee, "node": node, "total": total, "size": size, "alone": True}

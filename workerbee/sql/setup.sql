@@ -60,8 +60,8 @@ ON CONFLICT DO NOTHING
 RETURNING jobset_id;
 
 -- name: find_jobset
--- How many jobs the jobset has, if it exists.
-SELECT total FROM wb_jobsets WHERE jobset_id = %(jobset_id)s;
+-- How many jobs the jobset has, if it exists; and how transactions are isolated here if they do not say it.
+SELECT total, current_setting('default_transaction_isolation') FROM wb_jobsets WHERE jobset_id = %(jobset_id)s;
 
 -- name: create_jobs
 -- One row per job; settled by one update that stays on its page: no index names a column that changes, and a page
