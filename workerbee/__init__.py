@@ -9,6 +9,7 @@ from workerbee.errors import (
     JobNotFound,
     JobsetInUse,
     JobsetNotFound,
+    MissingPackage,
     NodeFailed,
     WorkerbeeError,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "JobsetInUse",
     "JobsetNotFound",
     "JobsetSummary",
+    "MissingPackage",
     "NodeFailed",
     "WorkerbeeError",
     "list_jobsets",
