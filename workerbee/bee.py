@@ -241,6 +241,7 @@ class Bee:
     def _count_done(self) -> None:
         if self._seconds:
             self._slot.completed += len(self._seconds)
+            self._slot.slowest = max(self._slot.slowest, *self._seconds)
             self._slot.learn(sum(self._seconds) / len(self._seconds))
 
     def _read_back(self, store: Store) -> tuple[Claim | None, bool]:

@@ -8,6 +8,7 @@ had not yet written to the database. Each field has one writer at a time: the be
 from __future__ import annotations
 
 import ctypes
+import enum
 import mmap
 import os
 from typing import Any
@@ -15,6 +16,19 @@ from typing import Any
 from workerbee.shared import NamelessFile
 from workerbee.slot import Slot
 from workerbee.text import fitting
+
+
+class Order(enum.IntEnum):
+    """What the node was told from outside; a later one may only be stricter."""
+
+    NONE = 0
+    DRAIN = 1  # claim no more, and end when the running jobs have
+    NOW = 2  # give the running jobs back
+
+    @classmethod
+    def of(cls, stop: str | None) -> Order:
+        """The order that the database has as `stop`."""
+        return cls[stop.upper()] if stop else cls.NONE
 
 
 class Header(ctypes.Structure):
@@ -34,6 +48,8 @@ class Header(ctypes.Structure):
     seen: float  # when the keeper was last at work
     away: float  # since when the keeper has had no database, in monotonic seconds; 0 while it has one
     hold: float  # set by the supervisor: bees claim nothing before this monotonic second
+    order: int  # set by the keeper: an `Order`
+    catches: int  # set by a bee in the caller's process: SIGTERM interrupts its job
     refused: int  # set by the keeper or a bee: the database refuses what no waiting will change
     _why: bytes  # the last that the database said against it
     _fields_ = [
@@ -51,6 +67,8 @@ class Header(ctypes.Structure):
         ("seen", ctypes.c_double),
         ("away", ctypes.c_double),
         ("hold", ctypes.c_double),
+        ("order", ctypes.c_int64),
+        ("catches", ctypes.c_int64),
         ("refused", ctypes.c_int64),
         ("_why", ctypes.c_char * 1024),
     ]
@@ -103,6 +121,11 @@ class Board:
     @property
     def strikes(self) -> int:
         return sum(slot.strikes for slot in self.slots)
+
+    @property
+    def slowest(self) -> float:
+        """Seconds of the longest job that completed here."""
+        return max(slot.slowest for slot in self.slots)
 
     @property
     def usual(self) -> float:

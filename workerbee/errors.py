@@ -23,7 +23,15 @@ class InvalidType(WorkerbeeError, TypeError):
 
 
 class JobsetNotFound(WorkerbeeError, LookupError):
-    """The jobset does not exist, and no `job_ids` were given to create it."""
+    """The jobset does not exist, or there are no `job_ids` to create it."""
+
+
+class JobNotFound(WorkerbeeError, LookupError):
+    """The jobset has no jobs of these ids; the message names some."""
+
+
+class JobsetInUse(WorkerbeeError):
+    """Nodes work on the jobset, so it is not dropped; the message names some."""
 
 
 class DatabaseError(WorkerbeeError):

@@ -114,7 +114,8 @@ class Charge:
 class Counts:
     """How many jobs of a jobset are in each state, all at one instant.
 
-    For the node that asks, `offered` of the pending ones may be claimed, and `others` is how many nodes live beside it.
+    For the node that asks, `offered` of the pending ones may be claimed, `others` is how many nodes live beside it, and
+    `stop` is 'drain' or 'now' when it was told to stop.
     """
 
     total: int
@@ -123,6 +124,7 @@ class Counts:
     failed: int
     offered: int = field(default=0, compare=False)
     others: int = field(default=0, compare=False)
+    stop: str | None = field(default=None, compare=False)
 
     @property
     def complete(self) -> int:
@@ -152,7 +154,8 @@ class JobsetSummary:
     `total`, `complete` and `failed` count the jobset's jobs, whoever ran them. `completed_here` and `failed_here`
     are the jobs that reached those states on this node; `crashed_here` counts its bees that died in a job, and
     `bees_started` its bees, replacements not counted. `setup_seconds` is the time until the first bee was started,
-    `seconds` the time from then on.
+    `seconds` the time from then on. `stopped` says why the node ended before the jobset did: it was told to, its time
+    was over, or too many jobs had failed.
     """
 
     jobset_id: str
@@ -165,6 +168,7 @@ class JobsetSummary:
     bees_started: int
     setup_seconds: float
     seconds: float
+    stopped: str = ""
 
     @property
     def ok(self) -> bool:

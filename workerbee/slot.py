@@ -69,6 +69,7 @@ class Slot(ctypes.Structure):
     failed: int
     crashed: int
     strikes: int  # jobs whose first attempt failed here, over the slot's life
+    slowest: float  # seconds of the longest job that completed here, over the slot's life
     mean: float  # of the seconds that jobs take, and how far they are from it: the later ones count more
     deviation: float
     note: bytes  # a dying bee's last words
@@ -95,6 +96,7 @@ class Slot(ctypes.Structure):
         ("failed", ctypes.c_int64),
         ("crashed", ctypes.c_int64),
         ("strikes", ctypes.c_int64),
+        ("slowest", ctypes.c_double),
         ("mean", ctypes.c_double),
         ("deviation", ctypes.c_double),
         ("note", ctypes.c_char * 1024),

@@ -3,10 +3,10 @@
 
 -- name: create_next
 -- Settle and claim in one go. Of the claim `my_number`, which began at position `first`, the jobs have completed, each
--- after so many microseconds. Claim up to `wanted` others at random: from those with the fewest attempts, from position
--- `start` upwards, then from the lowest. A range that another bee holds is skipped, and so, unless the node is `alone`,
--- is one whose job failed on it last: another node may do better. No row: the claim has been taken away, and nothing is
--- done. Position NULL: nothing is pending; 0: others hold what is. (For `lock_timeout` see transactions.sql. It stands
+-- after so many microseconds; those that a keeper has cut off it are left alone: they may have been reset since. Claim
+-- up to `wanted` others at random: from those with the fewest attempts, from position `start` upwards, then from the
+-- lowest. A range that another bee holds is skipped, and so, unless the node is `alone`, is one whose job failed on it
+-- last: another node may do better. No row: the claim has been taken away, and nothing is done. Position NULL: nothing is pending; 0: others hold what is. (For `lock_timeout` see transactions.sql. It stands
 -- here since to say it with each call takes as long as a good part of the call.)
 CREATE OR REPLACE FUNCTION {next}(my_bee bigint, my_number bigint, first bigint, took bigint[], wanted integer,
                                   my_node bigint, alone boolean, start bigint)
@@ -16,17 +16,19 @@ LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET lock_timeout = '50
 DECLARE
     level integer := 0;
     fewest integer;
+    held record;
     free record;
     top bigint;
 BEGIN
-    PERFORM FROM {claims} c WHERE c.bee = my_bee AND c.number = my_number FOR UPDATE;
+    SELECT c.lo, c.hi INTO held FROM {claims} c WHERE c.bee = my_bee AND c.number = my_number FOR UPDATE;
     IF NOT FOUND THEN
         RETURN;
     END IF;
     IF cardinality(took) > 0 THEN
         UPDATE {jobs} j
         SET state = 'COMPLETE', finished_at = now(), node = my_node, seconds = took[j.pos - first + 1] * 1e-6::float8
-        WHERE j.pos BETWEEN first AND first + cardinality(took) - 1 AND j.state = 'PENDING';
+        WHERE j.pos BETWEEN greatest(first, held.lo) AND least(first + cardinality(took) - 1, held.hi)
+          AND j.state = 'PENDING';
     END IF;
     LOOP
         SELECT r.hi, r.lo INTO free FROM {ranges} r
