@@ -17,7 +17,7 @@ from workerbee import embedded
 from workerbee import options as checks
 from workerbee.address import Address, connect, refusal, resolve
 from workerbee.child import occupy_standard_fds
-from workerbee.display import Mute, Narrator, Quiet, chosen, ended
+from workerbee.display import Lines, Mute, Narrator, Quiet, ended
 from workerbee.errors import DatabaseError, WorkerbeeError, spare_our_frames
 from workerbee.inline import Inline
 from workerbee.job import JobFunction, JobsetSummary
@@ -25,6 +25,7 @@ from workerbee.lives import machine_id
 from workerbee.loading import JobData, JobIds, set_up
 from workerbee.node import Node
 from workerbee.session import Session
+from workerbee.terminal import Stream
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def postgres_jobset(
             log_dir=log_dir,
         )
         occupy_standard_fds()
-        display = chosen(verbose, supervised=node_options.bees is not None)
+        display = _display(verbose, supervised=node_options.bees is not None)
         address = resolve(host, port, user, database, password)
         try:
             row = _join(address, jobset_id, job_ids, job_data, node_options, display)
@@ -139,6 +140,18 @@ def postgres_jobset(
     if stopped is not None:
         raise SystemExit(128 + stopped)
     return summary
+
+
+def _display(verbose: bool, supervised: bool) -> Quiet:
+    if not supervised:
+        return Narrator() if verbose else Mute()
+    if not verbose:
+        return Quiet()
+    if not Stream("stdout").is_terminal:
+        return Lines()
+    from workerbee.bar import Bar  # not above: rich takes longer to import than all of ours
+
+    return Bar()
 
 
 def _work(node: Node, display: Quiet) -> signal.Signals | None:
