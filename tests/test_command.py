@@ -8,76 +8,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.command import JOBS
 from tests.helpers import alive, wait_until
 from workerbee.command.run import OPTIONS, call_options
-
-WORKERBEE = str(Path(sys.executable).with_name("workerbee"))
-JOBS = """
-import ctypes, os, time
-from pathlib import Path
-
-STATE = [7]
-
-def work(job_id, data):
-    kind = job_id.partition("-")[0]
-    print(f"{job_id} has {data} and {STATE}")
-    if kind == "segv":
-        ctypes.string_at(0)
-    if kind == "raise":
-        raise ValueError("no way")
-    while kind == "wait" and not Path("go").exists():
-        time.sleep(0.01)
-
-class Holder:
-    @staticmethod
-    def work(job_id, data):
-        print(f"held {job_id}")
-
-if __name__ == "__main__":
-    print("the main block runs")
-"""
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "myjobs.py").write_text(JOBS)
-    return tmp_path
-
-
-@pytest.fixture
-def start(environ, folder):
-    """Start `workerbee` with these arguments, in a folder that has `myjobs.py`."""
-    started = []
-
-    def run(*arguments, stdin=subprocess.DEVNULL, **more):
-        pipes = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        process = subprocess.Popen(
-            [WORKERBEE, *arguments], **pipes, cwd=folder, env={**environ, **more}, text=True, errors="replace"
-        )
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-@pytest.fixture
-def command(start):
-    """Run it to its end: exit code, stdout, stderr."""
-
-    def run(*arguments, input=None, **more):
-        process = start(*arguments, stdin=subprocess.DEVNULL if input is None else subprocess.PIPE, **more)
-        out, err = process.communicate(input, timeout=100)
-        return process.returncode, out, err
-
-    return run
 
 
 def states(sql, jobset_id):

@@ -107,6 +107,10 @@ class Terminal:
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.screen.resize(rows, columns)
 
+    def type(self, text):
+        """Press the keys of `text`."""
+        os.write(self._fd, text.encode())
+
     def look(self):
         """The rows of the screen as they are now."""
         while select.select([self._fd], [], [], 0)[0]:

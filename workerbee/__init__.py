@@ -10,6 +10,8 @@ from workerbee.errors import (
     DatabaseError,
     InvalidType,
     InvalidValue,
+    JobNotFound,
+    JobsetInUse,
     JobsetNotFound,
     NodeFailed,
     WorkerbeeError,
@@ -17,21 +19,31 @@ from workerbee.errors import (
 
 if TYPE_CHECKING:
     from workerbee.job import JobsetSummary
+    from workerbee.jobset import Jobset, list_jobsets
     from workerbee.postgresql import postgres_jobset
 
 __all__ = [
     "DatabaseError",
     "InvalidType",
     "InvalidValue",
+    "JobNotFound",
+    "Jobset",
+    "JobsetInUse",
     "JobsetNotFound",
     "JobsetSummary",
     "NodeFailed",
     "WorkerbeeError",
+    "list_jobsets",
     "postgres_jobset",
 ]
 
 # What takes a database driver is imported when it is first asked for: `workerbee --version` needs none.
-_HOMES = {"JobsetSummary": "job", "postgres_jobset": "postgresql"}
+_HOMES = {
+    "Jobset": "jobset",
+    "JobsetSummary": "job",
+    "list_jobsets": "jobset",
+    "postgres_jobset": "postgresql",
+}
 _MODULES = {"embedded"}
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -26,6 +26,14 @@ class JobsetNotFound(WorkerbeeError, LookupError):
     """The jobset does not exist, and no `job_ids` were given to create it."""
 
 
+class JobNotFound(WorkerbeeError, LookupError):
+    """The jobset has no jobs of these ids; the message names some."""
+
+
+class JobsetInUse(WorkerbeeError):
+    """Nodes work on the jobset, so it is not dropped; the message names some."""
+
+
 class DatabaseError(WorkerbeeError):
     """The database cannot be reached, or does not let us in, or do what a jobset needs."""
 

@@ -10,20 +10,31 @@ from typing import Any, NoReturn
 
 import click
 
-from workerbee.errors import DatabaseError, InvalidType, InvalidValue, JobsetNotFound, NodeFailed, WorkerbeeError
+from workerbee.errors import (
+    DatabaseError,
+    InvalidType,
+    InvalidValue,
+    JobNotFound,
+    JobsetInUse,
+    JobsetNotFound,
+    NodeFailed,
+    WorkerbeeError,
+)
 
 # Each in the module of its own that is named here, and of which nothing is imported before.
 COMMANDS = {
     "run": "run",
+    "try": "attempt",
 }
-USAGE, NO_JOBSET, NO_DATABASE, NODE_FAILED = 2, 3, 4, 5
+USAGE, NO_JOBSET, NO_DATABASE, NODE_FAILED, IN_USE = 2, 3, 4, 5, 6
 EXIT_CODES = {
-    0: "done; for `run`: every job of the jobset is COMPLETE",
-    1: "for `run`: some jobs are not, but FAILED or left",
+    0: "all is well; after `run`: every job of the jobset is COMPLETE",
+    1: "`run`: some jobs are not, but FAILED or left; `try`: the job failed",
     USAGE: "a wrong option or argument",
     NO_JOBSET: "there is no such jobset, or job",
     NO_DATABASE: "the database cannot be reached, or does not let us",
-    NODE_FAILED: "this node gave up: its bees cannot start, or the database stayed away",
+    NODE_FAILED: "this node gave up: bees cannot start, the database stays away",
+    IN_USE: "nodes work on the jobset",
     129: "ended by SIGHUP,",
     130: "by Ctrl-C,",
     143: "by SIGTERM, all in good order",
@@ -130,6 +141,8 @@ def _code(error: WorkerbeeError) -> int:
         InvalidValue: USAGE,
         InvalidType: USAGE,
         JobsetNotFound: NO_JOBSET,
+        JobNotFound: NO_JOBSET,
+        JobsetInUse: IN_USE,
         DatabaseError: NO_DATABASE,
         NodeFailed: NODE_FAILED,
     }

@@ -10,11 +10,9 @@ from typing import Any
 import click
 
 from workerbee.command.addressing import takes_address
-from workerbee.command.program import Program
 from workerbee.command.sources import job_source
-from workerbee.command.target import find_function
+from workerbee.command.target import chosen_function
 from workerbee.errors import InvalidType, InvalidValue, JobsetNotFound
-from workerbee.job import JobFunction
 from workerbee.postgresql import postgres_jobset
 
 TEXTS = {"log_dir"}  # never numbers
@@ -119,7 +117,7 @@ def run_command(
     argument, or a part of one, whatever they hold; {{key}} is {key}. The attempt fails when its exit code is not 0;
     the end of its stderr is kept.
     """
-    function, jobset_id, more = chosen_function(words, template, shell)
+    function, (jobset_id, *more) = chosen_function(words, template, shell, ["JOBSET"])
     if template and options["processes"] is None:
         raise click.UsageError("--exec runs processes of their own anyway: give --processes a number")
     try:
@@ -136,23 +134,6 @@ def run_command(
     except (InvalidValue, InvalidType) as error:
         raise type(error)(as_option(str(error))) from None
     return 0 if summary.ok else 1
-
-
-def chosen_function(
-    words: tuple[str, ...], template: str | None, shell: bool
-) -> tuple[JobFunction, str, tuple[str, ...]]:
-    """The function that a command line asks for, the word after it (the jobset), and the words that follow."""
-    if template is None:
-        if shell:
-            raise click.UsageError("--shell goes with --exec")
-        if len(words) < 2:
-            raise click.UsageError("give MODULE:FUNCTION, or --exec COMMAND, and a JOBSET")
-        return find_function(words[0]), words[1], words[2:]
-    if not words:
-        raise click.UsageError("give a JOBSET")
-    program = Program(template, shell)
-    program.check()
-    return program, words[0], words[1:]
 
 
 def as_option(message: str) -> str:

@@ -7,6 +7,7 @@ import importlib.util
 import operator
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import NoReturn
@@ -14,10 +15,29 @@ from typing import NoReturn
 import click
 import cloudpickle
 
+from workerbee.command.program import Program
 from workerbee.job import JobFunction
 from workerbee.text import shown
 
 OURS = str(Path(__file__).parents[1])
+
+
+def chosen_function(
+    words: tuple[str, ...], template: str | None, shell: bool, wanted: Sequence[str]
+) -> tuple[JobFunction, tuple[str, ...]]:
+    """The function or command that a command line asks for, and the words after it, one at least for each `wanted`."""
+    names = " and a ".join(wanted)
+    if template is None:
+        if shell:
+            raise click.UsageError("--shell goes with --exec")
+        if len(words) <= len(wanted):
+            raise click.UsageError(f"give MODULE:FUNCTION, or --exec COMMAND, and a {names}")
+        return find_function(words[0]), words[1:]
+    if len(words) < len(wanted):
+        raise click.UsageError(f"give a {names}")
+    program = Program(template, shell)
+    program.check()
+    return program, words
 
 
 def find_function(target: str) -> JobFunction:
