@@ -218,9 +218,9 @@ def test_the_password_is_in_no_repr(address, monkeypatch):
     nodes = []
     supervise = Node.supervise
 
-    def seen(node, display):
+    def seen(node, *display):
         nodes.append(node)
-        return supervise(node, display)
+        return supervise(node, *display)
 
     monkeypatch.setattr(Node, "supervise", seen)
     address = {**address, "password": PASSWORD}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from workerbee.job import JobsetSummary
     from workerbee.jobset import Jobset, list_jobsets
     from workerbee.postgresql import postgres_jobset
+    from workerbee.telling import NodeEvent
 
 __all__ = [
     "DatabaseError",
@@ -31,6 +32,7 @@ __all__ = [
     "JobsetInUse",
     "JobsetNotFound",
     "JobsetSummary",
+    "NodeEvent",
     "NodeFailed",
     "WorkerbeeError",
     "list_jobsets",
@@ -41,6 +43,7 @@ __all__ = [
 _HOMES = {
     "Jobset": "jobset",
     "JobsetSummary": "job",
+    "NodeEvent": "telling",
     "list_jobsets": "jobset",
     "postgres_jobset": "postgresql",
 }

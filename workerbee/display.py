@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Sequence
 
 from workerbee.board import Board
@@ -11,7 +12,7 @@ from workerbee.events import Event
 from workerbee.job import Charge, FailureGroup, Job, JobsetSummary, Kind, State
 from workerbee.progress import Progress
 from workerbee.terminal import Stream
-from workerbee.text import printable
+from workerbee.text import printable, shown
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,16 @@ class Quiet:
     def happened(self, event: Event) -> None:
         """A failure was charged."""
         log.warning("%s", told(event))
+
+    def started(self, _slot: int) -> None:
+        """A bee was started: nothing to see."""
+
+    def died(self, _slot: int, _code: int) -> None:
+        """A bee died: its failure will be told."""
+
+    def wrong(self, what: str, error: BaseException) -> None:
+        """The caller's own code raised."""
+        log.error("%s", what, exc_info=error)
 
     def refresh(self) -> float:
         """Show what has changed; the seconds until that is worth doing again."""
@@ -116,6 +127,10 @@ class Lines(Quiet):
         self._tell_held()
         if self._flood.admits():
             self._show(told(event), "red" if event.state is State.FAILED else "yellow")
+
+    def wrong(self, what: str, error: BaseException) -> None:
+        where = "".join(traceback.format_tb(error.__traceback__)[-1:]).strip().partition("\n")[0]
+        self.say(f"{what}: {type(error).__name__}: {shown(error)}, {where}")
 
     def watch(self, board: Board) -> None:
         self._progress = Progress(board)

@@ -30,6 +30,7 @@ from workerbee.job import Charge, Job, Limits
 from workerbee.keeper import Keeper
 from workerbee.options import NodeOptions
 from workerbee.portable import Portable
+from workerbee.rotation import rotate
 from workerbee.session import Session
 from workerbee.text import printable
 from workerbee.watch import Abandoned, Watch
@@ -91,11 +92,12 @@ class _Reporter:
         self._index = index
         self._slot = work.board.slots[index]
         self._sender = Sender(work.events)
+        self._log = work.log(index)
 
     def claimed(self, job: Job) -> None:
-        if self._work.options.log_dir:
+        if self._log:
             with contextlib.suppress(OSError):  # a job has closed it
-                self._slot.log_start = os.fstat(1).st_size
+                self._slot.log_start = rotate(self._log)
         self._work.title(f"bee {self._index}", printable(job.job_id, 100))
 
     def completed(self, job: Job) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -25,9 +24,8 @@ from workerbee.lives import machine_id
 from workerbee.loading import JobData, JobIds, set_up
 from workerbee.node import Node
 from workerbee.session import Session
+from workerbee.telling import NodeEvent, Teller, TellingWitness
 from workerbee.terminal import Stream
-
-log = logging.getLogger(__name__)
 
 CAUSES_SHOWN = 10
 
@@ -60,6 +58,7 @@ def postgres_jobset(
     start_method: Literal["fork", "spawn", "forkserver"] | None = None,
     threads_per_bee: int = 1,
     log_dir: str | os.PathLike[str] | None = None,
+    on_event: Callable[[NodeEvent], object] | None = None,
 ) -> JobsetSummary:
     """Run `job_function(job_id, job_data)` for every job of a jobset, here and wherever else the same call is made.
 
@@ -77,7 +76,10 @@ def postgres_jobset(
     number of bees. A bee claims `claim` jobs at once: 'one', a number, or 'auto' for as many as should be through
     within 50 ms; what has ended of a claim is settled with the next. It is replaced after `max_jobs_per_bee` jobs at
     the latest, may use `threads_per_bee` BLAS threads, and is started by `start_method` (default: fork on Linux). With
-    `log_dir`, what it prints goes to a file there.
+    `log_dir`, what it prints goes to a file there, put aside when it has grown beyond 10 MB; three old ones are kept.
+
+    `on_event` is called with a `NodeEvent` for what happens on this node: in the process that calls us, between other
+    duties, so it should take milliseconds. What it raises is shown once, and changes nothing.
 
     A bee whose job runs for longer than `job_timeout` seconds, or which uses more than `memory_limit` (bytes, or text
     like '4GB', '512MiB'), is killed with all it started; the job is charged, a timeout counting as an error and memory
@@ -96,6 +98,7 @@ def postgres_jobset(
         checks.check_jobset_id(jobset_id)
         checks.check_job_function(job_function)
         checks.check_jobs(job_ids, job_data)
+        checks.check_on_event(on_event)
         limits = checks.check_limits(max_attempts, max_crashes)
         node_options = checks.check_node(
             processes=processes,
@@ -120,7 +123,7 @@ def postgres_jobset(
             row = _join(address, jobset_id, job_ids, job_data, node_options, display)
             ready = time.monotonic()
             node = None if row is None else Node(address, jobset_id, job_function, limits, node_options, row)
-            stopped = None if node is None else _work(node, display)
+            stopped = None if node is None else _work(node, display, Teller(on_event, display) if on_event else None)
             try:
                 patience = node_options.db_patience if stopped is None else 0.0
                 summary = _summarise(
@@ -154,10 +157,12 @@ def _display(verbose: bool, supervised: bool) -> Quiet:
     return Bar()
 
 
-def _work(node: Node, display: Quiet) -> signal.Signals | None:
+def _work(node: Node, display: Quiet, teller: Teller | None) -> signal.Signals | None:
     """Do this node's share; the signal that ended it before there was nothing left."""
     try:
-        return Inline(node, display).run() if isinstance(display, (Narrator, Mute)) else node.supervise(display)
+        if not isinstance(display, (Narrator, Mute)):
+            return node.supervise(display, teller)
+        return Inline(node, TellingWitness(display, teller) if teller else display).run()
     finally:
         node.close()
 
