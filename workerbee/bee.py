@@ -171,6 +171,7 @@ class Bee:
     def _count_done(self) -> None:
         if self._done:
             self._slot.completed += len(self._done)
+            self._slot.slowest = max(self._slot.slowest, *self._done.values())
             self._slot.learn(sum(self._done.values()) / len(self._done))
 
     def _read_back(self, store: Store) -> tuple[Claim | None, bool]:

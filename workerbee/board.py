@@ -49,6 +49,19 @@ class Verdict(enum.IntEnum):
     MEMORY = 3  # the running job took more memory than it may
 
 
+class Order(enum.IntEnum):
+    """What the node was told from outside; a later one may only be stricter."""
+
+    NONE = 0
+    DRAIN = 1  # claim no more, and end when the running jobs have
+    NOW = 2  # give the running jobs back
+
+    @classmethod
+    def of(cls, stop: str | None) -> Order:
+        """The order that the database has as `stop`."""
+        return cls[stop.upper()] if stop else cls.NONE
+
+
 class Header(ctypes.Structure):
     """What all of a node's processes need to know."""
 
@@ -66,6 +79,7 @@ class Header(ctypes.Structure):
     seen: float  # when the keeper was last at work
     away: float  # since when the keeper has had no database, in monotonic seconds; 0 while it has one
     hold: float  # set by the supervisor: bees claim nothing before this monotonic second
+    order: int  # set by the keeper: an `Order`
     refused: int  # set by the keeper or a bee: the database refuses what no waiting will change
     _why: bytes  # the last that the database said against it
     _fields_ = [
@@ -83,6 +97,7 @@ class Header(ctypes.Structure):
         ("seen", ctypes.c_double),
         ("away", ctypes.c_double),
         ("hold", ctypes.c_double),
+        ("order", ctypes.c_int64),
         ("refused", ctypes.c_int64),
         ("_why", ctypes.c_char * 1024),
     ]
@@ -124,6 +139,7 @@ class Slot(ctypes.Structure):
     failed: int
     crashed: int
     strikes: int  # jobs whose first attempt failed here, over the slot's life
+    slowest: float  # seconds of the longest job that completed here, over the slot's life
     mean: float  # of the seconds that jobs take, and how far they are from it: the later ones count more
     deviation: float
     note: bytes  # a dying bee's last words
@@ -150,6 +166,7 @@ class Slot(ctypes.Structure):
         ("failed", ctypes.c_int64),
         ("crashed", ctypes.c_int64),
         ("strikes", ctypes.c_int64),
+        ("slowest", ctypes.c_double),
         ("mean", ctypes.c_double),
         ("deviation", ctypes.c_double),
         ("note", ctypes.c_char * 1024),
@@ -264,6 +281,11 @@ class Board:
     @property
     def strikes(self) -> int:
         return sum(slot.strikes for slot in self.slots)
+
+    @property
+    def slowest(self) -> float:
+        """Seconds of the longest job that completed here."""
+        return max(slot.slowest for slot in self.slots)
 
     @property
     def usual(self) -> float:

@@ -23,7 +23,7 @@ class InvalidType(WorkerbeeError, TypeError):
 
 
 class JobsetNotFound(WorkerbeeError, LookupError):
-    """The jobset does not exist, and no `job_ids` were given to create it."""
+    """The jobset does not exist, or there are no `job_ids` to create it."""
 
 
 class JobNotFound(WorkerbeeError, LookupError):

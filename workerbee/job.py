@@ -113,7 +113,8 @@ class Charge:
 class Counts:
     """How many jobs of a jobset are in each state, all at one instant.
 
-    For the node that asks, `offered` of the pending ones may be claimed, and `others` is how many nodes live beside it.
+    For the node that asks, `offered` of the pending ones may be claimed, `others` is how many nodes live beside it, and
+    `stop` is 'drain' or 'now' when it was told to stop.
     """
 
     total: int
@@ -122,6 +123,7 @@ class Counts:
     failed: int
     offered: int = field(default=0, compare=False)
     others: int = field(default=0, compare=False)
+    stop: str | None = field(default=None, compare=False)
 
     @property
     def complete(self) -> int:

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from workerbee.address import resolve
-from workerbee.job import FailureGroup, Kind
+import psycopg2
+import psycopg2.errors
+
+from workerbee import survey
+from workerbee.address import Address, connect, refusal, resolve
+from workerbee.choice import check_kind, check_text, check_whole
+from workerbee.errors import JobsetNotFound
+from workerbee.job import FailureGroup, Kind, State
 from workerbee.loading import JobData, JobIds
 from workerbee.options import check_jobset_id
 from workerbee.records import Added, FailureRecord, JobRecord, Reset
+from workerbee.session import Session
 from workerbee.status import Overview, Status
+from workerbee.store import Store
 
 if TYPE_CHECKING:
     from workerbee.history import History
+
+T = TypeVar("T")
+
+PATIENCE = 20.0  # seconds that the database may be busy or away
 
 
 class Jobset:
@@ -39,22 +53,27 @@ class Jobset:
 
     def overview(self) -> Overview:
         """The jobset in a few numbers; costs next to nothing."""
-        raise NotImplementedError
+        return self._ask(survey.overview)
 
     def status(self, groups: int = 20) -> Status:
         """The jobset in full, with the `groups` most frequent failures; cheap on ten million jobs, too."""
-        raise NotImplementedError
+        most = check_whole("groups", groups, 0)
+        return self._ask(lambda store: survey.status(store, most))
 
     def failures(
         self, job_id: str | None = None, kind: Kind | str | None = None, match: str | None = None
     ) -> Iterator[FailureRecord]:
         """Every failed attempt, the newest first, streamed: of one job, of one kind ('error', 'timeout', 'crash',
         'memory', 'lost'), or with `match` in its type or message. Raises `JobNotFound` for an unknown `job_id`."""
-        raise NotImplementedError
+        conditions = {"kind": check_kind(kind), "match": check_text("match", match)}
+        wanted = check_text("job_id", job_id)
+        pos = None if wanted is None else self._ask(lambda store: survey.position(store, wanted))
+        return map(_failure, self._stream("list_failures", pos=pos, **conditions))
 
     def failure_groups(self, most: int = 20) -> list[FailureGroup]:
         """The failures by kind and message, the `most` frequent."""
-        raise NotImplementedError
+        limit = check_whole("most", most, 0)
+        return self._ask(lambda store: store.failure_groups(limit))
 
     def retry(
         self, job_ids: Iterable[str] | None = None, kind: Kind | str | None = None, match: str | None = None
@@ -89,7 +108,7 @@ class Jobset:
 
     def jobs(self) -> Iterator[JobRecord]:
         """Every job as it stands, at one instant, in no order; streamed."""
-        raise NotImplementedError
+        return map(_job, self._stream("list_jobs"))
 
     def export(self, path: str | os.PathLike[str], format: Literal["csv", "jsonl", "parquet"] | None = None) -> int:
         """Write all jobs to a file, in the format given or that of the path's ending; returns how many."""
@@ -103,6 +122,29 @@ class Jobset:
         """Draw the history into a file (.png, .svg or .pdf) of so many inches; needs `workerbee[plot]`."""
         raise NotImplementedError
 
+    def _ask(self, step: Callable[[Store], T], again: Callable[[Store], T] | None = None) -> T:
+        """What `step` returns, or `again` when the answer to it was lost."""
+        session = _session(self._address, self.jobset_id)
+        try:
+            session.call(survey.find)
+            return session.call(step, again)
+        finally:
+            session.close()
+
+    def _stream(self, query: str, **values: Any) -> Iterator[tuple[Any, ...]]:
+        """The rows of `query`, over a connection of their own; the jobset is looked for at once."""
+        self._ask(lambda _: None)
+        return self._rows(query, values)
+
+    def _rows(self, query: str, values: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+        store = Store(connect(self._address, f"workerbee {self.jobset_id} reader"), self.jobset_id)
+        try:
+            yield from store.stream(query, **values)
+        except psycopg2.Error as error:
+            raise refusal(error, self._address) from None
+        finally:
+            store.close()
+
 
 def list_jobsets(
     host: str | None = None,
@@ -113,5 +155,36 @@ def list_jobsets(
     password: str | None = None,
 ) -> list[Overview]:
     """Every jobset of a database, the latest active first; its address is given as for `postgres_jobset`."""
-    resolve(host, port, user, database, password)
-    raise NotImplementedError
+    session = _session(resolve(host, port, user, database, password), "")
+
+    def look(store: Store) -> list[Overview]:
+        try:
+            ids = [jobset_id for (jobset_id,) in store.run("list_jobsets")]
+        except psycopg2.errors.UndefinedTable:
+            return []  # nobody has created one
+        found = []
+        for jobset_id in ids:
+            # Dropped a moment ago, or by hand: not listed.
+            with contextlib.suppress(psycopg2.errors.UndefinedTable, JobsetNotFound):
+                found.append(survey.overview(Store(store.connection, jobset_id)))
+        return sorted(found, key=lambda one: one.active_at, reverse=True)
+
+    try:
+        return session.call(look)
+    finally:
+        session.close()
+
+
+def _session(address: Address, jobset_id: str) -> Session:
+    name = f"workerbee {jobset_id or 'list'} look"
+    return Session(address, jobset_id, name, patience=PATIENCE, connect=connect, starting=True)
+
+
+def _failure(row: tuple[Any, ...]) -> FailureRecord:
+    job_id, attempt, kind, *rest = row
+    return FailureRecord(job_id, attempt, Kind(kind), *rest)
+
+
+def _job(row: tuple[Any, ...]) -> JobRecord:
+    job_id, state, *rest, data = row
+    return JobRecord._make((job_id, State(state), *rest, json.loads(data) if data else None))

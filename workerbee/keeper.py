@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from workerbee.board import Board, Phase, Slot, Verdict
+from workerbee.board import Board, Order, Phase, Slot, Verdict
 from workerbee.description import STACK_LIMIT
 from workerbee.job import Charge, Failure, Kind, Limits, Outcome, State
+from workerbee.logbook import Logbook
 from workerbee.memory import oom_kills
 from workerbee.orphans import is_alive
 from workerbee.session import Session
@@ -80,6 +81,7 @@ class Keeper:
         self._reporter = reporter
         self._read_log = read_log
         self._oom_kills = oom_kills()
+        self._logbook = Logbook(session, board)
         self._next_beat = 0.0
         self._next_count = 0.0
         self._next_cut = 0.0
@@ -102,6 +104,7 @@ class Keeper:
         # The last that people see of the run.
         self._next_count = 0.0
         self._count()
+        self._logbook.write()
         self._session.call(lambda store: store.end_node(self._header.node))
 
     def _beat(self) -> None:
@@ -162,6 +165,7 @@ class Keeper:
         charges = self._session.call(lambda store: store.settle(bee, number, outcomes, self._limits, drop=True))
         if charges is not None:
             slot.completed += len(done)
+            slot.slowest = max([slot.slowest, *(seconds for _, seconds in done)])
         for charge in charges or ():
             slot.failed += charge.state is State.FAILED
             return charge
@@ -220,8 +224,10 @@ class Keeper:
         header.total, header.pending = counts.total, counts.pending
         header.claimed, header.failed, header.failed_here = counts.claimed, counts.failed, self._board.failed
         header.offered, header.others = counts.offered, counts.others
+        header.order = max(header.order, Order.of(counts.stop))
         header.counted = asked
         self._reporter.counted()
+        self._logbook.write_if_due()
         self._count_pause = min(2 * self._count_pause, LONGEST_COUNT_PAUSE) if waiting else 0.1
         pause = random.uniform(0.5, 1) * self._count_pause if waiting else COUNT_EVERY
         self._next_count = time.monotonic() + pause

@@ -65,6 +65,15 @@ class Store:
             cursor.execute(self._head + self._queries[name], {"jobset_id": self.jobset_id, **values})
             return cursor.fetchall() if cursor.description else []
 
+    def stream(self, name: str, **values: Any) -> Iterator[tuple[Any, ...]]:
+        """The rows that the query `name` yields, all of one instant, and no more than a thousand of them at a time."""
+        with self.transaction():
+            with self.connection.cursor() as cursor:
+                query = f"{self._queries['declare_cursor']} {self._queries[name]}"
+                cursor.execute(query, {"jobset_id": self.jobset_id, **values})
+            while rows := self.run("fetch_rows"):
+                yield from rows
+
     def copy(self, name: str, file: Any) -> None:
         """Stream what `file.read()` gives into the query `name`, a COPY."""
         with self.connection.cursor() as cursor:

@@ -128,7 +128,7 @@ DELETE FROM {claims} WHERE bee = %(bee)s;
 
 -- name: count_jobs
 -- The jobset's jobs by state, from small tables alone: COMPLETE is what is left of the total. And for one node: the
--- pending jobs that it may claim, and the nodes that live beside it.
+-- pending jobs that it may claim, the nodes that live beside it, and whether it was told to stop.
 WITH beside AS (
     SELECT count(*) AS nodes FROM wb_nodes
     WHERE jobset_id = %(jobset_id)s AND node <> %(node)s AND ended_at IS NULL AND beat_at > now() - lease
@@ -138,7 +138,8 @@ SELECT (SELECT total FROM wb_jobsets WHERE jobset_id = %(jobset_id)s),
        (SELECT coalesce(sum(hi - lo + 1), 0)::bigint FROM {claims}),
        (SELECT count(*) FROM wb_failures WHERE jobset_id = %(jobset_id)s AND final),
        CASE WHEN beside.nodes = 0 THEN r.pending ELSE r.untried END,
-       beside.nodes
+       beside.nodes,
+       (SELECT stop FROM wb_nodes WHERE node = %(node)s)
 FROM beside, (
     SELECT coalesce(sum(hi - lo + 1), 0)::bigint AS pending,
            coalesce(sum(hi - lo + 1) FILTER (WHERE failed_on <> %(node)s), 0)::bigint AS untried

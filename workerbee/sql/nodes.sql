@@ -10,6 +10,12 @@ RETURNING node;
 -- The node is alive: by the database's clock, and whatever was thought of it meanwhile.
 UPDATE wb_nodes SET beat_at = clock_timestamp(), keeper_pid = %(keeper_pid)s, ended_at = NULL WHERE node = %(node)s;
 
+-- name: add_progress
+-- How far the node is, for its history: the bees it has, the jobs that became COMPLETE or FAILED here, and the seconds
+-- of the slowest that completed.
+INSERT INTO wb_progress (node, bees, complete, failed, slowest)
+VALUES (%(node)s, %(bees)s, %(complete)s, %(failed)s, %(slowest)s);
+
 -- name: end_node
 -- The node ends in order.
 UPDATE wb_nodes SET ended_at = now() WHERE node = %(node)s;

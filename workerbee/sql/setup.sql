@@ -1,8 +1,8 @@
 -- The tables of a jobset, made in one transaction.
 
 -- name: find_shared_tables
--- Whether the tables that all jobsets share exist.
-SELECT to_regclass('wb_failures') IS NOT NULL;
+-- Whether the tables that all jobsets share exist, the latest of them included.
+SELECT to_regclass('wb_progress') IS NOT NULL;
 
 -- name: lock_shared_tables
 -- Hold off others who would create the shared tables: CREATE TABLE IF NOT EXISTS alone fails when two run at once.
@@ -29,7 +29,17 @@ CREATE TABLE IF NOT EXISTS wb_nodes (
     beat_at timestamptz NOT NULL DEFAULT now(),
     ended_at timestamptz
 ) WITH (fillfactor = 50);
+ALTER TABLE wb_nodes ADD COLUMN IF NOT EXISTS stop text CHECK (stop IN ('drain', 'now'));
 CREATE INDEX IF NOT EXISTS wb_nodes_of_jobset ON wb_nodes (jobset_id);
+CREATE TABLE IF NOT EXISTS wb_progress (
+    node bigint NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    bees integer NOT NULL,
+    complete bigint NOT NULL,
+    failed bigint NOT NULL,
+    slowest double precision,
+    PRIMARY KEY (node, at)
+);
 CREATE TABLE IF NOT EXISTS wb_failures (
     failure bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     jobset_id text COLLATE "C" NOT NULL,

@@ -16,6 +16,14 @@ SET LOCAL idle_in_transaction_session_timeout = '30s';
 SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
 SET LOCAL statement_timeout = '50s';
 
+-- name: declare_cursor
+-- Stands before a query whose rows are too many to be held at once.
+DECLARE wb_rows NO SCROLL CURSOR FOR
+
+-- name: fetch_rows
+-- The next of them.
+FETCH FORWARD 1000 FROM wb_rows;
+
 -- name: commit
 -- All of it holds.
 COMMIT;
