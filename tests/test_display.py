@@ -99,7 +99,14 @@ class Terminal:
         self._fd, tty = pty.openpty()
         self.resize(columns, rows)
         self.process = subprocess.Popen(
-            arguments, **surroundings, stdin=tty, stdout=tty, stderr=stderr or tty, start_new_session=True
+            arguments,
+            **surroundings,
+            stdin=tty,
+            stdout=tty,
+            stderr=stderr or tty,
+            start_new_session=True,
+            # Its own terminal, so that Ctrl-C means something there.
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(tty)
 
@@ -284,7 +291,7 @@ def test_plain_lines(plain):
         "       2 x error: ValueError: no\\nway , e.g. job 'raise-\\x1b[31mx'",
     ]
     assert said[ours + 1] == "Failed attempts by cause:"
-    assert said[ours + 5] == "Each with its stack: SELECT * FROM wb_failures WHERE jobset_id = 'display'"
+    assert said[ours + 5] == "Each with its stack: workerbee failures --full display"
     assert said[ours + 6].startswith("jobset 'display': 3 of 6 jobs complete, 3 failed; here 3 completed, 3 failed, ")
     assert said[ours + 7 :] == [""]
     assert ran.stderr == "to stderr\n"

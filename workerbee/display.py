@@ -212,7 +212,7 @@ def ended(summary: JobsetSummary, groups: Sequence[FailureGroup], most: int) -> 
     if len(groups) > most:
         lines.append("  and other causes")
     if groups:
-        lines.append(f"Each with its stack: SELECT * FROM wb_failures WHERE jobset_id = '{summary.jobset_id}'")
+        lines.append(f"Each with its stack: workerbee failures --full {summary.jobset_id}")
     lines.append(str(summary))
     if left := summary.total - summary.complete - summary.failed:
         lines.append(f"The same call goes on with the {left} job{'s' * (left != 1)} left.")

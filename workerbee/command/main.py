@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import io
 import os
 import sys
 from typing import Any, NoReturn
@@ -25,6 +26,10 @@ from workerbee.errors import (
 COMMANDS = {
     "run": "run",
     "try": "attempt",
+    "list": "listing",
+    "status": "report",
+    "watch": "live",
+    "failures": "blame",
 }
 USAGE, NO_JOBSET, NO_DATABASE, NODE_FAILED, IN_USE = 2, 3, 4, 5, 6
 EXIT_CODES = {
@@ -103,6 +108,9 @@ def workerbee(ctx: click.Context) -> None:
 
 def main() -> NoReturn:
     """Run the command that `sys.argv` names, and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = workerbee.main(prog_name="workerbee", standalone_mode=False)
         sys.stdout.flush()
