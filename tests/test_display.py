@@ -106,7 +106,7 @@ class Terminal:
             stderr=stderr or tty,
             start_new_session=True,
             # Its own terminal, so that Ctrl-C means something there.
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - tests have no threads
         )
         os.close(tty)
 

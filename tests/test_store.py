@@ -9,8 +9,11 @@ import psycopg2
 import pytest
 
 from tests.helpers import wait_until
+from tests.ledger import wrong
+from workerbee import steering
 from workerbee.job import Counts, Failure, Kind, Limits, Outcome, State
 from workerbee.loading import set_up
+from workerbee.records import Reset
 from workerbee.store import Store
 
 LIMITS = Limits(max_attempts=2, max_crashes=2, max_losses=2)
@@ -190,6 +193,20 @@ def test_an_old_claims_word_does_not_settle_the_new_one(store, sql):
     assert store.settle_and_claim(old, {new.jobs[0].pos: 0.1}, 1, 1) == (None, True)
     assert store.settle(old.bee, old.number, [Outcome(new.jobs[0].pos, 0.1)], LIMITS, drop=False) == []
     assert dict(sql("SELECT pos, state FROM wb__store"))[new.jobs[0].pos] == "PENDING"
+
+
+def test_a_bees_word_does_not_settle_what_was_cut_off_its_claim(open_store, sql, parameters):
+    store = open_store()
+    set_up(store, map(str, range(20_000)), None, lambda _: None)
+    claim, _ = store.settle_and_claim(store.add_bee(1, 1), {}, 3, 1)
+    first, running, last = (job.pos for job in claim.jobs)
+    store.cut_claim(claim.bee, claim.number, running, [(first, 0.1)])
+    # The first is to be run again; the bee still believes that it has to say that it is done.
+    assert steering.reset(store, [job.job_id for job in claim.jobs]) == Reset(1, 1)
+    store.settle_and_claim(claim, {first: 0.1, running: 3.0}, 1, 1)
+    states = dict(sql("SELECT pos, state FROM wb__store WHERE pos = ANY(%s)", [first, running, last]))
+    assert states == {first: "PENDING", running: "COMPLETE", last: "PENDING"}
+    assert wrong(parameters, "store") == []
 
 
 def test_complete_never_changes(store, sql):

@@ -80,6 +80,7 @@ class Header(ctypes.Structure):
     away: float  # since when the keeper has had no database, in monotonic seconds; 0 while it has one
     hold: float  # set by the supervisor: bees claim nothing before this monotonic second
     order: int  # set by the keeper: an `Order`
+    catches: int  # set by a bee in the caller's process: SIGTERM interrupts its job
     refused: int  # set by the keeper or a bee: the database refuses what no waiting will change
     _why: bytes  # the last that the database said against it
     _fields_ = [
@@ -98,6 +99,7 @@ class Header(ctypes.Structure):
         ("away", ctypes.c_double),
         ("hold", ctypes.c_double),
         ("order", ctypes.c_int64),
+        ("catches", ctypes.c_int64),
         ("refused", ctypes.c_int64),
         ("_why", ctypes.c_char * 1024),
     ]

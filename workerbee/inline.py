@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 
 from workerbee.bee import Bee
-from workerbee.board import Phase, Verdict
+from workerbee.board import Order, Phase, Verdict
 from workerbee.brood import LAST_WORDS
 from workerbee.child import Child
 from workerbee.curfew import settling
@@ -35,8 +35,8 @@ class Inline:
     """Runs `node` with a single bee here, telling `witness`.
 
     The first stop signal lets the running job finish within the node's `grace`; the second, or the end of the
-    grace, raises in the middle of it, and so does the end of the node's time. A job in C code that never comes back
-    cannot be interrupted.
+    grace, raises in the middle of it, and so do the end of the node's time and the order to end at once. A job in C
+    code that never comes back cannot be interrupted, nor one that is run in another thread than the main one.
     """
 
     def __init__(self, node: Node, witness: Narrator | Mute | TellingWitness) -> None:
@@ -48,7 +48,8 @@ class Inline:
         self._keeper_seen = 0.0
         self._timer: threading.Timer | None = None
         self._interruptible = False
-        self._duties = node.duties(Stopping(node.board, 0, witness.say))
+        node.stopping = Stopping(node.board, 0, witness.say)
+        self._duties = node.duties(node.stopping)
         self._is_over = False
 
     def run(self) -> signal.Signals | None:
@@ -66,12 +67,16 @@ class Inline:
                 session, self._node.board, 0, work.function.function, work.limits, self,
                 lease=options.lease, claim=options.claim,
             )  # fmt: skip
+            # Elsewhere there is no handler of ours, and the signal would be the caller's.
+            is_ours = threading.current_thread() is threading.main_thread()
+            self._header.catches = is_ours and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
             self._set_timer()
             try:
                 self._interruptible = True
                 self._work(bee, session, signals)
             except Interrupted:
                 self._slot.condemn(Verdict.ORDERED)  # the keeper gives the job back
+                self._look_after_duties()
             finally:
                 self._interruptible = False
                 if self._timer:
@@ -119,6 +124,7 @@ class Inline:
 
     def _stop(self, signals: Signals) -> None:
         self._header.stop = 1
+        self._is_over = self._is_over or self._header.order == Order.NOW
         if self._is_over:
             signals.stops.pop()  # it was ours
         if not self._interruptible:
@@ -129,9 +135,7 @@ class Inline:
 
     def _set_timer(self) -> None:
         until = self._node.work.options.until
-        # Elsewhere there is no handler of ours, and the signal would be the caller's.
-        is_ours = threading.current_thread() is threading.main_thread()
-        if until is not None and is_ours and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+        if until is not None and self._header.catches:
             left = until - time.monotonic()
             self._interrupt(left - settling(left), signal.SIGTERM)
 

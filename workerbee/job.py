@@ -153,7 +153,8 @@ class JobsetSummary:
     `total`, `complete` and `failed` count the jobset's jobs, whoever ran them. `completed_here` and `failed_here`
     are the jobs that reached those states on this node; `crashed_here` counts its bees that died in a job, and
     `bees_started` its bees, replacements not counted. `setup_seconds` is the time until the first bee was started,
-    `seconds` the time from then on.
+    `seconds` the time from then on. `stopped` says why the node ended before the jobset did: it was told to, its time
+    was over, or too many jobs had failed.
     """
 
     jobset_id: str
@@ -166,6 +167,7 @@ class JobsetSummary:
     bees_started: int
     setup_seconds: float
     seconds: float
+    stopped: str = ""
 
     @property
     def ok(self) -> bool:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import psycopg2
 import psycopg2.errors
 
-from workerbee import survey
+from workerbee import steering, survey
 from workerbee.address import Address, connect, refusal, resolve
 from workerbee.choice import check_kind, check_text, check_whole
-from workerbee.errors import JobsetNotFound
+from workerbee.errors import DatabaseError, InvalidType, InvalidValue, JobsetNotFound
 from workerbee.job import FailureGroup, Kind, State
-from workerbee.loading import JobData, JobIds
-from workerbee.options import check_jobset_id
+from workerbee.options import check_jobs, check_jobset_id
 from workerbee.records import Added, FailureRecord, JobRecord, Reset
 from workerbee.session import Session
+from workerbee.staging import JobData, JobIds
 from workerbee.status import Overview, Status
 from workerbee.store import Store
 
@@ -83,28 +83,41 @@ class Jobset:
         All of them, or those of `job_ids`; those whose last attempt failed by `kind`, or has `match` in its type or
         message. Nodes that run take them up. Raises `JobNotFound` for ids that the jobset does not have.
         """
-        raise NotImplementedError
+        ids, wanted_kind, text = _ids(job_ids), check_kind(kind), check_text("match", match)
+        return self._ask(lambda store: steering.retry(store, ids, wanted_kind, text))
 
     def reset(self, job_ids: Iterable[str] | None = None, *, all: bool = False) -> Reset:
         """The same with COMPLETE jobs, which are run again: those of `job_ids`, or `all`. Those being run are left
         alone, and counted."""
-        raise NotImplementedError
+        if (job_ids is None) != all:
+            raise InvalidValue("reset takes either job_ids or all=True")
+        ids = _ids(job_ids)
+        return self._ask(lambda store: steering.reset(store, ids))
 
     def add(self, job_ids: JobIds, job_data: JobData | None = None) -> Added:
         """More jobs, given as to `postgres_jobset`; ids that the jobset has are skipped, and counted. Streamed, in one
         transaction: all of them are there or none. Nodes that run take them up."""
-        raise NotImplementedError
+        check_jobs(job_ids, job_data)
+        if job_ids is None:
+            raise InvalidType("job_ids must be an iterable of str, or of pairs (str, dict), not None")
+        return self._ask(lambda store: steering.add(store, job_ids, job_data), _add_again)
 
     def stop(self, node: int | None = None, *, now: bool = False) -> int:
         """Tell the nodes that are alive, or only `node`, to end: they claim no more, and end when the running jobs
         have; with `now` those are interrupted, and given back uncharged. They hear it within two seconds. Returns how
         many were told. The same call of `postgres_jobset` goes on with the jobset later."""
-        raise NotImplementedError
+        only = None if node is None else check_whole("node", node, 1)
+        return self._ask(lambda store: steering.stop(store, only, now))
 
     def drop(self, *, force: bool = False) -> None:
         """Delete everything of the jobset. Raises `JobsetInUse` while nodes are alive, unless with `force`: those end
         with a `DatabaseError`."""
-        raise NotImplementedError
+
+        def drop_again(store: Store) -> None:
+            with contextlib.suppress(JobsetNotFound):
+                steering.drop(store, force)
+
+        self._ask(lambda store: steering.drop(store, force), drop_again)
 
     def jobs(self) -> Iterator[JobRecord]:
         """Every job as it stands, at one instant, in no order; streamed."""
@@ -178,6 +191,19 @@ def list_jobsets(
 def _session(address: Address, jobset_id: str) -> Session:
     name = f"workerbee {jobset_id or 'list'} look"
     return Session(address, jobset_id, name, patience=PATIENCE, connect=connect, starting=True)
+
+
+def _ids(job_ids: Iterable[str] | None) -> Collection[str] | None:
+    """As what can be gone through twice: another may be in our way the first time."""
+    check_jobs(job_ids, None)
+    return job_ids if job_ids is None or isinstance(job_ids, Collection) else list(job_ids)
+
+
+def _add_again(_store: Store) -> Added:
+    raise DatabaseError(
+        "the connection broke before the database said whether the jobs were added; add them again: those that it has "
+        "are skipped"
+    )
 
 
 def _failure(row: tuple[Any, ...]) -> FailureRecord:

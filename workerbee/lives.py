@@ -21,7 +21,7 @@ from setproctitle import setproctitle
 from workerbee import embedded, orphans
 from workerbee.address import Address
 from workerbee.bee import Bee
-from workerbee.board import Board, Phase, Verdict
+from workerbee.board import Board, Order, Phase, Verdict
 from workerbee.child import kill_group
 from workerbee.description import Interrupted
 from workerbee.errors import DatabaseError
@@ -93,6 +93,7 @@ class _Reporter:
         self._slot = work.board.slots[index]
         self._sender = Sender(work.events)
         self._log = work.log(index)
+        self._interrupted = False
 
     def claimed(self, job: Job) -> None:
         if self._log:
@@ -121,6 +122,11 @@ class _Reporter:
 
     def counted(self) -> None:
         self._sender.send(Event())
+        header = self._work.board.header
+        if header.order == Order.NOW and header.catches and not self._interrupted:
+            # The caller's own process, in the middle of a job: it looks at the board only after that.
+            self._interrupted = True
+            os.kill(self._work.supervisor, signal.SIGTERM)
 
     def outage(self, why: str) -> None:
         header = self._work.board.header

@@ -24,6 +24,7 @@ from workerbee.housekeeping import Housekeeping
 from workerbee.job import JobFunction, Limits
 from workerbee.lives import Work, live_as_bee, live_as_keeper
 from workerbee.options import NodeOptions
+from workerbee.orders import Orders
 from workerbee.output import Output
 from workerbee.portable import Portable
 from workerbee.probation import Probation
@@ -52,6 +53,7 @@ class Node:
             os.set_blocking(end.fileno(), False)
         self.board = Board(options.bees or 1)
         self.board.header.node = row
+        self.stopping: Stopping | None = None
         self._brood: Brood | None = None
         self._title = getproctitle()
         self.work = Work(
@@ -86,7 +88,7 @@ class Node:
 
     def _make_supervisor(self, signals: Signals, display: Quiet, audience: Audience) -> Supervisor:
         board, options = self.board, self.work.options
-        stopping = Stopping(board, options.grace, display.say)
+        self.stopping = stopping = Stopping(board, options.grace, display.say)
         self._brood = brood = Brood(self.work.mark)
         guard = MemoryGuard(board, brood, options.memory_limit, memory.gauges(options.node_memory), display.say)
         duties: list[Duty] = [Probation(board, display.say), guard, *self.duties(stopping)]
@@ -109,7 +111,7 @@ class Node:
     def duties(self, stopping: Stopping) -> list[Duty]:
         """What may stop the node before its jobset ends."""
         options = self.work.options
-        found: list[Duty] = []
+        found: list[Duty] = [Orders(self.board, stopping)]
         if options.until is not None:
             found.append(Curfew(self.board, options.until, stopping))
         if options.max_failures is not None:

@@ -21,9 +21,10 @@ from workerbee.errors import DatabaseError, WorkerbeeError, spare_our_frames
 from workerbee.inline import Inline
 from workerbee.job import JobFunction, JobsetSummary
 from workerbee.lives import machine_id
-from workerbee.loading import JobData, JobIds, set_up
+from workerbee.loading import set_up
 from workerbee.node import Node
 from workerbee.session import Session
+from workerbee.staging import JobData, JobIds
 from workerbee.telling import NodeEvent, Teller, TellingWitness
 from workerbee.terminal import Stream
 
@@ -252,6 +253,7 @@ def _summarise(
         bees_started=len(board.slots) if board else 0,
         setup_seconds=setup,
         seconds=seconds,
+        stopped=node.stopping.why if node and node.stopping else "",
     )
     if counts.finished:
         display.say("All jobs are exhausted, terminating.")

@@ -28,6 +28,7 @@ def identifiers(jobset_id: str) -> dict[str, str]:
         "claims": "wb_claims__",
         "claims_key": "wb_ckey__",
         "view": "wb_jobs__",
+        "next": "wb_next__",
     }
     return {name: prefix + jobset_id for name, prefix in prefixes.items()}
 

@@ -14,7 +14,7 @@ class Stopping:
     """What all who may end a node share. Bees claim no more from then on; `deadline` is the monotonic second at which
     running jobs are given back, `grace` seconds later unless somebody says otherwise.
 
-    `failure` is the error when the node gave up, and `say` tells people of other reasons.
+    `failure` is the error when the node gave up, and `say` tells people of other reasons, the first of which is `why`.
     """
 
     def __init__(self, board: Board, grace: float, say: Callable[[str], None]) -> None:
@@ -23,10 +23,12 @@ class Stopping:
         self._say = say
         self.deadline = math.inf
         self.failure: WorkerbeeError | None = None
+        self.why = ""
 
     def stop(self, why: str, grace: float | None = None) -> None:
         """Let the node end in order."""
         self._end(grace)
+        self.why = self.why or why
         self._say(why)
 
     def give_up(self, failure: WorkerbeeError, grace: float | None = None) -> None:

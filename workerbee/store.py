@@ -69,8 +69,10 @@ class Store:
         """The rows that the query `name` yields, all of one instant, and no more than a thousand of them at a time."""
         with self.transaction():
             with self.connection.cursor() as cursor:
-                query = f"{self._queries['declare_cursor']} {self._queries[name]}"
-                cursor.execute(query, {"jobset_id": self.jobset_id, **values})
+                cursor.execute(
+                    self._queries["declare_cursor"] + " " + self._queries[name],
+                    {"jobset_id": self.jobset_id, **values},
+                )
             while rows := self.run("fetch_rows"):
                 yield from rows
 

@@ -6,18 +6,19 @@ WITH heard AS (UPDATE wb_nodes SET beat_at = clock_timestamp(), ended_at = NULL 
 INSERT INTO {claims} (bee, node, pid) VALUES (nextval('wb_bees'), %(node)s, %(pid)s) RETURNING bee;
 
 -- name: settle_and_claim
--- Mark the claim's `done` positions COMPLETE and claim up to `size` jobs, at random, from those with the fewest
+-- Mark the claim's `done` positions COMPLETE, but not those that a keeper has cut off it: they may have been reset since.
+-- Claim up to `size` jobs, at random, from those with the fewest
 -- attempts: from a random position upwards, then from the start. A range that another bee holds is skipped, and so,
 -- unless the node is alone, is one whose job failed on it last: another node may do better. What is
 -- left of a range is told from `found`, the row as it was locked: the snapshot may be older. The last LIMIT takes
 -- nothing away; it keeps the planner from expecting a good part of the table, and from compiling for that.
 WITH held AS MATERIALIZED (
-    SELECT bee FROM {claims} WHERE bee = %(bee)s AND number = %(number)s FOR UPDATE
+    SELECT bee, lo, hi FROM {claims} WHERE bee = %(bee)s AND number = %(number)s FOR UPDATE
 ), settled AS (
     UPDATE {jobs} j
     SET state = 'COMPLETE', finished_at = now(), node = %(node)s, seconds = done.seconds
-    FROM unnest(%(done)s::bigint[], %(seconds)s::real[]) AS done (pos, seconds)
-    WHERE j.pos = done.pos AND j.state = 'PENDING' AND EXISTS (SELECT FROM held)
+    FROM held, unnest(%(done)s::bigint[], %(seconds)s::real[]) AS done (pos, seconds)
+    WHERE j.pos = done.pos AND j.state = 'PENDING' AND done.pos BETWEEN held.lo AND held.hi
 ), fewest AS MATERIALIZED (
     SELECT attempts, (random() * %(total)s)::bigint AS start FROM {ranges}
     WHERE %(alone)s OR failed_on <> %(node)s
