@@ -14,9 +14,10 @@ import pytest
 from tests.helpers import wait_until
 from workerbee import postgres_jobset
 from workerbee.bee import FRESH, Bee
-from workerbee.board import BATCH, Board
+from workerbee.board import Board
 from workerbee.job import Claim, Job, Limits
 from workerbee.loading import set_up
+from workerbee.slot import BATCH
 from workerbee.store import Store
 
 IDS = [str(n) for n in range(200)]
@@ -168,33 +169,68 @@ def pending(pid, number):
     return bool(int(lines["ShdPnd"], 16) >> (number - 1) & 1)
 
 
+class Unheard:
+    """A witness who wants to know nothing."""
+
+    hears_each = False
+
+    def holds(self, claim):
+        pass
+
+
 @pytest.fixture
 def bee():
-    """A bee that holds a claim, and has no database."""
+    """A bee that has no database. `run(size)` has it call `job(job_id)` for a claim of that size; what ran."""
     board = Board(2)
-    bee = Bee(None, board, 0, None, Limits(), None, lease=30)
-    bee._hold(Claim(1, 7, tuple(Job(pos, str(pos), None, 0) for pos in range(10, 20))), time.monotonic())
-    yield SimpleNamespace(bee=bee, slot=board.slots[0], header=board.header)
+    bee = Bee(None, board, 0, lambda job_id, _: job(job_id), Limits(), Unheard(), lease=30)
+    ran = []
+
+    def job(job_id):
+        ran.append(job_id)
+        this.job(job_id)
+
+    def run(size, age=0.0):
+        ran.clear()
+        bee._hold(Claim(1, 7, tuple(Job(pos, str(pos), None) for pos in range(10, 10 + size))), time.monotonic() - age)
+        bee._work_through()
+        return list(map(int, ran))
+
+    this = SimpleNamespace(bee=bee, run=run, job=lambda _: None, slot=board.slots[0], header=board.header)
+    yield this
     board.close()
 
 
+def test_the_board_says_what_runs(bee):
+    seen = []
+    bee.job = lambda _: seen.append((bee.slot.pos, bee.slot.read_job_id(), bee.slot.is_running))
+    assert bee.run(3) == [10, 11, 12]
+    assert seen == [(pos, str(pos), True) for pos in (10, 11, 12)]
+    assert not bee.slot.is_running
+    assert [pos for pos, _ in bee.slot.completed_so_far()] == [10, 11, 12]
+    # There is room for many ids, if not for any number of any length.
+    bee.bee._hold(Claim(1, 8, tuple(Job(pos, "\u00e9" * 999, None) for pos in range(10, 1000))), 0.0)
+    for pos, length in ((10, 999), (25, 999), (50, 0)):
+        bee.slot.pos = pos
+        assert len(bee.slot.read_job_id()) == length
+
+
 def test_nothing_is_started_of_a_claim_that_is_old_or_cut(bee):
-    job = bee.bee._claim.jobs[3]
-    assert bee.bee._may_start(job)
-    assert (bee.slot.pos, bee.slot.read_job_id()) == (13, "13")
-    bee.slot.cut = 7
-    assert not bee.bee._may_start(job)
+    def cut(job_id):
+        bee.slot.cut = 7 if job_id == "12" else 6
+
+    bee.job = cut
+    assert bee.run(10) == [10, 11, 12]
     assert bee.slot.pos == 0
     bee.slot.cut = 6
-    assert bee.bee._may_start(job)
-    bee.slot.since = time.monotonic() - FRESH
-    assert not bee.bee._may_start(job)
+    bee.job = lambda _: None
+    bee.slot.learn(0.01)
+    assert bee.run(10, age=FRESH) == []
     # Where answers take so long, it takes one at a time, for as long as nobody can have given it away.
     assert bee.bee._next_size() == 1
-    bee.slot.size = 1
-    assert bee.bee._may_start(job)
-    bee.slot.since = time.monotonic() - 15
-    assert not bee.bee._may_start(job)
+    assert bee.run(1, age=FRESH) == [10]
+    assert bee.run(1, age=15) == []
+    bee.header.stop = 1
+    assert bee.run(10) == []
 
 
 def test_how_many_are_claimed(bee):

@@ -9,15 +9,21 @@ import pytest
 
 from workerbee.address import resolve
 from workerbee.bee import Bee
-from workerbee.board import Board, Phase, Verdict
+from workerbee.board import Board
 from workerbee.job import Limits
 from workerbee.loading import set_up
 from workerbee.session import Session
+from workerbee.slot import Phase, Verdict
 from workerbee.store import Store
 
 
 class Indifferent:
     """A witness."""
+
+    hears_each = True
+
+    def holds(self, claim):
+        pass
 
     def claimed(self, job):
         pass
@@ -82,7 +88,7 @@ def test_a_bee_condemned_for_a_job_that_has_ended_since_starts_no_other(address,
     def job(job_id, _data):
         runs.append(job_id)
         if len(runs) == 3:
-            slot.condemn(Verdict.MEMORY, slot.jobs, "too fat")
+            slot.condemn(Verdict.MEMORY, slot.started, "too fat")
 
     session = Session(resolve(**address), "condemned", "workerbee test bee", patience=0)
     bee = Bee(session, board, 0, job, Limits(), Indifferent(), lease=30, claim=claim)

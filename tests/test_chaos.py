@@ -230,8 +230,8 @@ def tables(parameters):
     store = Store(psycopg2.connect(**parameters), "planted")
     set_up(store, map(str, range(20)), None, lambda _: None)
     node = store.add_node("host", "machine", 1, 30)
-    claim, _ = store.settle_and_claim(store.add_bee(node, 1), {}, 1, node)
-    store.settle_and_claim(claim, {claim.jobs[0].pos: 0.1}, 1, node)
+    claim, _ = store.settle_and_claim(store.add_bee(node, 1), [], 1, node)
+    store.settle_and_claim(claim, [0.1], 1, node)
     yield Tables(store.connection, "planted")
     store.close()
 

@@ -329,7 +329,7 @@ def test_a_statement_given_up_for_lost_is_only_slow(start, sql, tmp_path, proxy,
         # Bees can look, and cannot claim.
         cursor.execute("LOCK TABLE wb_claims__faults IN EXCLUSIVE MODE")
         let_go(tmp_path)
-        waiting = "SELECT pid FROM pg_stat_activity WHERE query ~ 'WITH held' AND wait_event_type = 'Lock'"
+        waiting = "SELECT pid FROM pg_stat_activity WHERE query ~ 'wb_next' AND wait_event_type = 'Lock'"
         wait_until(lambda: len(sql(waiting)) == 1, "the bee to settle")
         # The server does not notice that the bee is gone.
         proxy.deaf = True
@@ -495,7 +495,7 @@ def test_backends_are_terminated_in_the_middle_of_a_statement(start, sql, tmp_pa
     with psycopg2.connect(**parameters) as other, other.cursor() as cursor:
         cursor.execute("LOCK TABLE wb_claims__faults IN EXCLUSIVE MODE")
         let_go(tmp_path)
-        waiting = "query ~ 'WITH held' AND wait_event_type = 'Lock'"
+        waiting = "query ~ 'wb_next' AND wait_event_type = 'Lock'"
         for _ in range(2):
             wait_until(lambda: sql(f"SELECT pid FROM pg_stat_activity WHERE {waiting}"), "a bee to settle")
             sql(f"SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE {waiting}")

@@ -23,12 +23,13 @@ import pyte
 import pytest
 
 from tests.helpers import wait_until
-from workerbee.board import Board, Phase
+from workerbee.board import Board
 from workerbee.display import Lines, ended, told
 from workerbee.events import Event, Receiver, Sender
-from workerbee.job import Charge, Failure, FailureGroup, JobsetSummary, Kind, State
+from workerbee.job import Charge, Claim, Failure, FailureGroup, Job, JobsetSummary, Kind, State
 from workerbee.output import LONGEST_LINE, PIECE, Output
 from workerbee.progress import Progress, duration, pace
+from workerbee.slot import Phase
 from workerbee.terminal import harmless
 from workerbee.text import printable, shortened
 
@@ -469,7 +470,8 @@ def test_longest_jobs_fit(monkeypatch):
     assert progress.longest(79) == ""
     for index, slot in enumerate(board.slots):
         slot.move(Phase.ALIVE)
-        slot.pos, slot.started, slot.job_id = 1, 10_000 - 60.0**index, f"/vol/{index}\t/".encode() + b"e" * 100
+        slot.hold(Claim(1, 1, (Job(1, f"/vol/{index}\t/" + "e" * 100, None),)), 0.0)
+        slot.pos, slot.started = 1, 10_000 - 60.0**index
     assert progress.longest(79).count("/vol/") == 2
     for width in (60, 79, 120, 200, 400):
         line = progress.longest(width)

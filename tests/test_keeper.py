@@ -28,7 +28,7 @@ def elsewhere(parameters, sql):
     store = Store(psycopg2.connect(**parameters), "lost")
     set_up(store, ["a", "b"], None, lambda _: None)
     node = store.add_node("far", "another machine", NOBODY, 5)
-    claim, _ = store.settle_and_claim(store.add_bee(node, NOBODY), {}, 1, node)
+    claim, _ = store.settle_and_claim(store.add_bee(node, NOBODY), [], 1, node)
 
     def silent(seconds: float):
         sql("UPDATE wb_nodes SET beat_at = now() - make_interval(secs => %s) WHERE node = %s", seconds, node)
@@ -49,7 +49,7 @@ def test_a_silent_nodes_claims_go_back(elsewhere, address, sql, processes):
     assert message.startswith("its node on far was silent for")
     # What the late bee has to say changes nothing.
     before = sql("SELECT * FROM wb__lost ORDER BY pos")
-    assert store.settle_and_claim(claim, {held.pos: 1.0}, 1, 1)[0] is None
+    assert store.settle_and_claim(claim, [1.0], 1, 1)[0] is None
     assert sql("SELECT * FROM wb__lost ORDER BY pos") == before
 
 
@@ -193,11 +193,11 @@ def test_a_job_that_always_loses_its_node_fails(address, parameters, sql):
     set_up(store, ["a"], None, lambda _: None)
     for _ in range(9):
         node = store.add_node("far", "elsewhere", 1, 5)
-        claim, _ = store.settle_and_claim(store.add_bee(node, 1), {}, 1, node)
+        claim, _ = store.settle_and_claim(store.add_bee(node, 1), [], 1, node)
         (charge,) = store.lose_bee(claim.bee, "gone", Limits())
         assert charge.state.value == "PENDING"
     node = store.add_node("far", "elsewhere", 1, 5)
-    store.settle_and_claim(store.add_bee(node, 1), {}, 1, node)
+    store.settle_and_claim(store.add_bee(node, 1), [], 1, node)
     sql("UPDATE wb_nodes SET beat_at = now() - interval '1 hour'")
     store.close()
     summary = postgres_jobset("poison", lambda *_: None, **address, verbose=False, lease=1)

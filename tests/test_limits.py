@@ -22,10 +22,11 @@ from tests.helpers import alive, wait_until
 from workerbee import cgroups, memory, postgres_jobset
 from workerbee.backoff import LIMIT, NO_BEES, Backoff
 from workerbee.batch import seconds_left
-from workerbee.board import Board, Phase, Verdict
+from workerbee.board import Board
 from workerbee.curfew import Curfew, FailureLimit
 from workerbee.guards import MemoryGuard
 from workerbee.probation import FEW, Probation
+from workerbee.slot import Phase, Verdict
 from workerbee.stopping import Stopping
 
 
@@ -433,12 +434,12 @@ def test_a_bee_through_with_the_accused_job_is_not_charged(stopping):
     board, _ = stopping
     slot = board.slots[0]
     slot.move(Phase.ALIVE)
-    slot.jobs = 7
-    slot.condemn(Verdict.TIMEOUT, slot.jobs, "too long")
+    slot.started = 7.0
+    slot.condemn(Verdict.TIMEOUT, slot.started, "too long")
     assert (slot.verdict, slot.read_reason()) == (Verdict.TIMEOUT, "too long")
     slot.condemn(Verdict.ORDERED)
     assert slot.verdict is Verdict.TIMEOUT
-    slot.jobs = 8
+    slot.started = 8.0
     assert slot.verdict is Verdict.ORDERED
     slot.clear()
     assert (slot.verdict, slot.read_reason()) == (Verdict.NONE, "")

@@ -264,7 +264,7 @@ def store(parameters):
 
 
 def test_positions_and_ranges(store, sql):
-    for count in (1, 2, 3, 4095, 4096, 4097, 8192, 8193, 10_000):
+    for count in (1, 2, 3, 511, 512, 513, 1023, 1024, 1025, 10_000):
         name = f"n{count}"
         set_up(store(name), map(str, range(count)), None, quiet)
         # The rows lie on disk in the order of positions, each once, none left out.
@@ -273,7 +273,7 @@ def test_positions_and_ranges(store, sql):
         assert sorted(ids) == list(range(count))
         ranges = sql(f"SELECT attempts, lo, hi FROM wb_ranges__{name} ORDER BY lo")
         assert [pos for _, lo, hi in ranges for pos in range(lo, hi + 1)] == list(range(1, count + 1))
-        width = max(1, count // 4096)
+        width = max(1, count // 512)
         assert {hi - lo + 1 for _, lo, hi in ranges[:-1]} <= {width}
         assert {attempts for attempts, _, _ in ranges} == {0}
         if count > 1000:
@@ -287,7 +287,7 @@ def test_wide_ranges_are_limited(store, sql):
     one = store("wide")
     set_up(one, ["a"], None, quiet)
     sql("DELETE FROM wb_ranges__wide")
-    one.run("deal_ranges", total=10_000_001)
+    one.run("deal_ranges", total=10_000_001, most=1024)
     assert sql("SELECT count(*), min(lo), max(hi), max(hi - lo + 1), sum(hi - lo + 1) FROM wb_ranges__wide") == [
         (9766, 1, 10_000_001, 1024, 10_000_001)
     ]

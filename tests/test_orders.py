@@ -43,11 +43,12 @@ def held(folder):
 
 
 def heard(sql):
-    """Wait until the keeper has counted twice: by the second time it has acted on what it read with the first."""
+    """Wait until the keeper has counted and acted on it. Each count may be followed by an entry in its logbook."""
     begun = """SELECT query_start FROM pg_stat_activity
-               WHERE application_name = 'workerbee told keeper' AND query LIKE '%sum(hi - lo + 1)%'"""
+               WHERE application_name = 'workerbee told keeper'
+                 AND (query LIKE '%sum(hi - lo + 1)%' OR query LIKE '%wb_progress%')"""
     since = sql("SELECT clock_timestamp()")
-    for _ in range(2):
+    for _ in range(3):
         since = wait_until(lambda since=since: [at for at in sql(begun) if at > since[0]])
 
 

@@ -75,7 +75,7 @@ def test_values_are_never_spliced_into_sql(sql, address):
     # The store takes its queries from the shelf, and the link under it passes them on.
     shelved = {
         "self._queries[name]",
-        "self._head + self._queries[name]",
+        "head + self._queries[name]",
         "self._queries['declare_cursor'] + ' ' + self._queries[name]",
     }
     assert set(executed) == {("store", query) for query in shelved} | {("link", "query")}
@@ -115,7 +115,7 @@ def test_hostile_words_are_only_words(address, sql, tmp_path, capfd, caplog):
     store = Store(psycopg2.connect(**{("dbname" if k == "database" else k): v for k, v in address.items()}), "hostile")
     set_up(store, ids, ids, lambda _: None)
     node = store.add_node(HOSTILE.replace("\0", ""), HOSTILE.replace("\0", ""), 1, 1)
-    store.settle_and_claim(store.add_bee(node, 1), {}, 1, node)
+    store.settle_and_claim(store.add_bee(node, 1), [], 1, node)
     store.close()
     sql("UPDATE wb_nodes SET beat_at = now() - interval '1 hour'")
     more = {"processes": 2, "max_attempts": 1, "max_crashes": 1, "lease": 1}
@@ -135,7 +135,8 @@ def test_hostile_words_are_only_words(address, sql, tmp_path, capfd, caplog):
     # The line of the log is one line.
     assert not any("\n" in record.getMessage() for record in caplog.records)
     titles_seen = {ast.literal_eval(line) for line in titles.read_text().splitlines()}
-    assert all(title.isprintable() and "DROP TABLE" in title for title in titles_seen)
+    assert all(title.isprintable() for title in titles_seen)
+    assert any("DROP TABLE" in title for title in titles_seen)
 
 
 BAR = """

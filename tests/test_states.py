@@ -162,12 +162,11 @@ class Jobset(RuleBasedStateMachine):
 
     def settle_and_claim(self, claim, size):
         bee, pending = self.bees.get(claim.bee), self.pending()
-        done = {job.pos: 0.5 for job in claim.jobs}
-        following, was_pending = self.store.settle_and_claim(claim, done, size, 1)
-        assert was_pending == bool(pending)
+        following, was_pending = self.store.settle_and_claim(claim, [0.5] * len(claim.jobs), size, 1)
         if bee is None or bee.number != claim.number:
             assert following is None
             return
+        assert was_pending == bool(pending)
         for pos in bee.held:
             self.jobs[pos].state = State.COMPLETE
         positions = tuple(job.pos for job in following.jobs)
@@ -175,7 +174,7 @@ class Jobset(RuleBasedStateMachine):
         assert len(positions) <= size
         assert set(positions) <= pending
         fewest = min((self.jobs[pos].attempts for pos in pending), default=0)
-        assert all(job.attempts == self.jobs[job.pos].attempts == fewest for job in following.jobs)
+        assert all(self.jobs[job.pos].attempts == fewest for job in following.jobs)
         bee.number, bee.held = bee.number + 1, positions
         assert (following.bee, following.number) == (claim.bee, bee.number)
         self.claims.append(following)

@@ -186,7 +186,7 @@ def refusal(error: psycopg2.Error, address: Address) -> DatabaseError:
             f"user {address.user} lacks a right in {address}: {said(error)} (to set a jobset up takes CREATE "
             "in a schema of the search_path, and TEMPORARY in the database)"
         )
-    if isinstance(error, psycopg2.errors.UndefinedTable):
+    if isinstance(error, (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedFunction)):
         return DatabaseError(f"{address}: tables of this jobset are gone, somebody has dropped them: {said(error)}")
     return DatabaseError(f"{address}: {said(error)}")
 

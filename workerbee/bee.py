@@ -14,22 +14,28 @@ from time import monotonic
 from types import CoroutineType
 from typing import Protocol
 
-from workerbee.board import BATCH, Board, Phase
+from workerbee.board import Board
 from workerbee.description import Interrupted, describe
 from workerbee.job import Charge, Claim, Job, JobFunction, Limits, Outcome, State
 from workerbee.session import Session
+from workerbee.slot import BATCH, Phase
 from workerbee.store import Store
 
 SPAN = 0.05  # seconds that the jobs of a claim should take together
 FRESH = 1.0  # seconds after it was asked for in which jobs of a claim may start; the keeper waits longer (keeper.LONG)
 HOLD = 0.05  # seconds between looks at whether the node holds its bees back
-
-
-NONE_DONE = (-1.0,) * BATCH
+# Seconds in which no process has forked. Nor is it worth asking after so short a job whether it left a timer running;
+# that is done when its claim is through.
+INSTANT = 20e-6
 
 
 class Witness(Protocol):
-    """Who is told what a bee does."""
+    """Who is told what a bee does; of each start and end of a job only if it `hears_each`."""
+
+    hears_each: bool
+
+    def holds(self, claim: Claim) -> None:
+        """The bee holds another claim."""
 
     def claimed(self, job: Job) -> None:
         """The job starts now."""
@@ -95,19 +101,88 @@ class Bee:
         """Claim and run jobs; returns why there are no more to come: NO_WORK, SPENT or STOPPED."""
         self._register()
         while (reason := self._advance()) is None:
-            self._work_through()
+            failed = self._work_through()
+            if failed is not None:
+                self._settle([failed], drop=False)
         self._settle([], drop=True)
         return reason
 
-    def _work_through(self) -> None:
-        """Run the jobs of the claim, until one fails or the next would be started too late."""
-        for job in self._claim.jobs:
-            if not self._may_start(job):
-                return
-            failure = self._perform(job)
-            if failure is not None:
-                self._settle([failure], drop=False)
-                return
+    def _work_through(self) -> Outcome | None:
+        """Run the jobs of the claim: until no more may be started, or until one fails, and then return how.
+
+        Jobs may be as short as the loop around them: it looks at the clock once for each, says three words to the
+        board and calls nobody in vain.
+        """
+        claim, slot, header, seconds = self._claim, self._slot, self._header, self._seconds
+        number, done, hears_each = claim.number, slot.done, self._witness.hears_each
+        # Others may have the jobs by then.
+        too_late = slot.since + (FRESH if len(claim.jobs) > 1 else self._lease / 2)
+        started = monotonic()
+        for index, job in enumerate(claim.jobs):
+            if started > too_late:
+                # Where answers take so long, a single job is all that can be had in time.
+                self._size = 0
+                break
+            if header.stop or self._stopped or slot.condemned:
+                break
+            slot.started = started
+            slot.pos = job.pos
+            # After that was said: the keeper says its word first, and then looks at ours.
+            if slot.cut == number:
+                break
+            if hears_each:
+                self._witness.claimed(job)
+            ended, raised = self._call(job, started)
+            while slot.condemned and slot.is_over:
+                time.sleep(1)  # until we are killed
+            if raised is not None:
+                failure = describe(raised, self._read_log())
+                # The error holds the frames it came through, and so all that the job had in memory.
+                raised = None
+                slot.jobs += index + 1
+                return Outcome(job.pos, ended - started, failure)
+            done[index] = ended - started
+            seconds.append(ended - started)
+            if hears_each:
+                self._witness.completed(job)
+            # The end of one is the start of the next.
+            started = ended
+        slot.jobs += len(seconds)
+        slot.pos = 0
+        if seconds:
+            self._errors = 0
+        self._tidy()
+        return None
+
+    def _call(self, job: Job, started: float) -> tuple[float, BaseException | None]:
+        """When the function was through with `job`, and what it raised.
+
+        The only place where user code is called, and where what it raises is caught.
+        """
+        raised = None
+        try:
+            try:
+                result = self._function(job.job_id, loads(job.data) if job.data else {})
+            finally:
+                ended = monotonic()
+                if ended - started > INSTANT:
+                    self._tidy()
+            if isinstance(result, CoroutineType):
+                result.close()
+                raise TypeError(
+                    "job_function returned a coroutine, which nobody runs: await it inside, or asyncio.run it"
+                )
+        except Interrupted:
+            raise
+        except BaseException as error:
+            # SystemExit and KeyboardInterrupt, too: a job that leaves the process has not completed.
+            raised = error
+        if ended - started > INSTANT and os.getpid() != self._pid:
+            _leave_fork(raised)
+        try:
+            return ended, raised
+        finally:
+            del raised  # it holds this frame, and would be held by it: a cycle, until some collection
 
     def _register(self) -> None:
         self._hold(self._session.call(lambda store: store.add_bee(self._header.node, self._pid)), monotonic())
@@ -115,20 +190,13 @@ class Bee:
     def _hold(self, claim: Claim, since: float) -> None:
         """Work from now on on `claim`, asked for at the monotonic second `since`, and let the board say so."""
         self._claim = claim
-        self._done: dict[int, float] = {}
-        slot = self._slot
-        slot.pos = 0
-        slot.lo = claim.jobs[0].pos if claim.jobs else 0
-        slot.size = len(claim.jobs)
-        slot.since = since
-        slot.done[: slot.size] = NONE_DONE[: slot.size]
-        # Last: until then the board speaks of the claim before, which is settled.
-        slot.number = claim.number
-        slot.bee = claim.bee
+        self._seconds: list[float] = []  # that the jobs of it took, of those that are through
+        self._slot.hold(claim, since)
+        self._witness.holds(claim)
 
     def _advance(self) -> Phase | None:
         """Settle what is done and hold the next claim; or why there is none, with what is done still to be settled."""
-        if len(self._done) < len(self._claim.jobs):
+        if len(self._seconds) < len(self._claim.jobs):
             # The rest of the claim was not started, and goes back.
             self._settle([], drop=False)
         while (reason := self._reason_not_to_claim()) is None:
@@ -154,7 +222,9 @@ class Bee:
 
     def _settle_and_claim(self, store: Store) -> tuple[Claim | None, bool]:
         header = self._header
-        return store.settle_and_claim(self._claim, self._done, self._next_size(), header.node, alone=not header.others)
+        return store.settle_and_claim(
+            self._claim, self._seconds, self._next_size(), header.node, alone=not header.others
+        )
 
     def _next_size(self) -> int:
         """How many jobs to claim: what fits into the span, but neither twice what went well before, nor more than half
@@ -169,10 +239,10 @@ class Bee:
         return self._size if self._most_jobs is None else min(self._size, self._most_jobs - self._slot.jobs)
 
     def _count_done(self) -> None:
-        if self._done:
-            self._slot.completed += len(self._done)
-            self._slot.slowest = max(self._slot.slowest, *self._done.values())
-            self._slot.learn(sum(self._done.values()) / len(self._done))
+        if self._seconds:
+            self._slot.completed += len(self._seconds)
+            self._slot.slowest = max(self._slot.slowest, *self._seconds)
+            self._slot.learn(sum(self._seconds) / len(self._seconds))
 
     def _read_back(self, store: Store) -> tuple[Claim | None, bool]:
         # The connection broke after the statement was sent: the claim's number tells whether it was committed.
@@ -184,7 +254,9 @@ class Bee:
     def _settle(self, failures: list[Outcome], *, drop: bool) -> None:
         """Settle what is done and what failed, and give the rest of the claim back."""
         claim = self._claim
-        outcomes = [Outcome(pos, seconds) for pos, seconds in self._done.items()] + failures
+        outcomes = [
+            Outcome(job.pos, seconds) for job, seconds in zip(claim.jobs, self._seconds, strict=False)
+        ] + failures
         charges = self._session.call(
             lambda store: store.settle(claim.bee, claim.number, outcomes, self._limits, drop=drop)
         )
@@ -202,7 +274,7 @@ class Bee:
 
     def _reason_not_to_claim(self) -> Phase | None:
         """The reason to end, if there is one, after waiting for as long as the node holds its bees back."""
-        if self._header.hold > monotonic() and self._done:
+        if self._header.hold > monotonic() and self._seconds:
             self._settle([], drop=False)
         while (reason := self._reason_to_end()) is None and self._header.hold > monotonic():
             time.sleep(HOLD)
@@ -211,72 +283,13 @@ class Bee:
     def _reason_to_end(self) -> Phase | None:
         if self._header.stop or self._stopped:
             return Phase.STOPPED
-        if self._slot.is_condemned:
+        if self._slot.condemned:
             # For a job that has ended since. Nobody could condemn us for the next one.
             return Phase.SPENT
         if self._most_jobs is not None and self._slot.jobs >= self._most_jobs:
             return Phase.SPENT
         if self._most_errors is not None and self._errors >= self._most_errors:
             return Phase.SPENT
-        return None
-
-    def _may_start(self, job: Job) -> bool:
-        """Say that `job` starts now, unless it is too late for that, or the bee is told to stop."""
-        slot, now = self._slot, monotonic()
-        if self._stopped or self._header.stop or slot.is_condemned:
-            return False
-        if now - slot.since > (FRESH if slot.size > 1 else self._lease / 2):
-            # Others may have the job by now. Where answers take so long, a single job is all that can be had in time.
-            self._size = 0
-            return False
-        slot.job_id = job.job_id.encode()[:255]
-        slot.started = now
-        slot.jobs += 1
-        slot.pos = job.pos
-        # After that was said: the keeper says its word first, and then looks at ours.
-        if slot.cut == self._claim.number:
-            slot.pos = 0
-            return False
-        return True
-
-    def _perform(self, job: Job) -> Outcome | None:
-        """Run `job`; its outcome if it failed.
-
-        The only place where user code is called, and where what it raises is caught.
-        """
-        slot = self._slot
-        self._witness.claimed(job)
-        raised = None
-        try:
-            try:
-                result = self._function(job.job_id, loads(job.data) if job.data else {})
-            finally:
-                self._tidy()
-            if isinstance(result, CoroutineType):
-                result.close()
-                raise TypeError(
-                    "job_function returned a coroutine, which nobody runs: await it inside, or asyncio.run it"
-                )
-        except Interrupted:
-            raise
-        except BaseException as error:
-            # SystemExit and KeyboardInterrupt, too: a job that leaves the process has not completed.
-            raised = error
-        if os.getpid() != self._pid:
-            _leave_fork(raised)
-        while slot.is_over:
-            time.sleep(1)  # until we are killed
-        seconds = max(0.0, monotonic() - slot.started)
-        if raised is not None:
-            failure = describe(raised, self._read_log())
-            # The error holds the frames it came through, this one included: a cycle that would keep all that the job
-            # had in memory until some collection.
-            raised = None
-            return Outcome(job.pos, seconds, failure)
-        self._done[job.pos] = slot.done[job.pos - slot.lo] = seconds
-        slot.pos = 0
-        self._errors = 0
-        self._witness.completed(job)
         return None
 
 

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 
 from workerbee import memory
-from workerbee.board import Board, Phase, Verdict
+from workerbee.board import Board
 from workerbee.brood import Brood
 from workerbee.child import Child
 from workerbee.memory import Gauge
+from workerbee.slot import Phase, Verdict
 from workerbee.text import bytes_shown
 
 WRITING = 0.02  # seconds between looks at whether a stack has been written
@@ -33,22 +34,24 @@ class TimeGuard:
 
     def look(self) -> float:
         """Condemn who is over the limit; the monotonic second to look again."""
-        running = [index for index, slot in enumerate(self._board.slots) if slot.phase is Phase.ALIVE and slot.pos]
+        running = [
+            index for index, slot in enumerate(self._board.slots) if slot.phase is Phase.ALIVE and slot.is_running
+        ]
         return min(map(self._look_at, running), default=math.inf)
 
     def _look_at(self, index: int) -> float:
         slot, now = self._board.slots[index], time.monotonic()
-        # First: the bee may be about to go on to another job, which is not to blame.
-        job = slot.jobs
-        end = slot.started + self._limit
+        # Once: the bee may go on to another job meanwhile, which is not to blame.
+        begun = slot.started
+        end = begun + self._limit
         if now < end:
             return end
         started, asked = self._asked.get(index, (0.0, 0.0))
-        if started != slot.started:
-            self._asked[index] = slot.started, now
+        if started != begun:
+            self._asked[index] = begun, now
             self._sizes[index] = 0
             # Before: the question may end what the job waits for, and it would return as if all were well.
-            slot.condemn(Verdict.TIMEOUT, job, f"ran for longer than {self._limit:g} s (job_timeout)")
+            slot.condemn(Verdict.TIMEOUT, begun, f"ran for longer than {self._limit:g} s (job_timeout)")
             self._brood.bees[index].ask_for_stack()
         elif self._is_written(index) or now > asked + WRITTEN:
             self._brood.bees[index].kill()
@@ -95,12 +98,12 @@ class MemoryGuard:
             return math.inf
         most = 0
         for index in self._brood.bees:
-            job = self._board.slots[index].jobs
+            started = self._board.slots[index].started
             used = self._used_by(index, self._limit)
             most = max(most, used)
             if used > self._limit:
                 reason = f"its bee used {bytes_shown(used)}, more than the {bytes_shown(self._limit)} of memory_limit"
-                self._end(index, Verdict.MEMORY, job, reason)
+                self._end(index, Verdict.MEMORY, started, reason)
         return max(0.0, self._limit - most)
 
     def _look_at_all(self) -> float:
@@ -118,7 +121,7 @@ class MemoryGuard:
         return max(0.0, least)
 
     def _make_room(self, gauge: Gauge, used: int) -> None:
-        jobs = [slot.jobs for slot in self._board.slots]
+        started = [slot.started for slot in self._board.slots]
         uses = {index: self._used_by(index) for index in self._brood.bees}
         if not uses:
             return
@@ -127,7 +130,7 @@ class MemoryGuard:
         short = f"{gauge.name} ran short: {bytes_shown(used)} used, {bytes_shown(gauge.allowed)} allowed"
         # Where others have filled the memory, no job of ours is to blame, and the last bee's end would change nothing.
         if uses[fattest] > gauge.allowed / len(self._board.slots):
-            self._end(fattest, Verdict.MEMORY, jobs[fattest], f"its bee used most, {share}, when {short}")
+            self._end(fattest, Verdict.MEMORY, started[fattest], f"its bee used most, {share}, when {short}")
         elif len(uses) > 1:
             self._end(fattest, Verdict.ORDERED)
         else:
@@ -138,8 +141,8 @@ class MemoryGuard:
     def _used_by(self, index: int, unless_above: int = 0) -> int:
         return memory.used_by(memory.tree(self._brood.bees[index].pid), unless_above)
 
-    def _end(self, index: int, verdict: Verdict, job: int = 0, reason: str = "") -> None:
+    def _end(self, index: int, verdict: Verdict, started: float = 0.0, reason: str = "") -> None:
         bee = self._brood.bees[index]
         self._condemned.add((index, bee))
-        self._board.slots[index].condemn(verdict, job, reason)
+        self._board.slots[index].condemn(verdict, started, reason)
         bee.kill()

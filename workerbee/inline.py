@@ -12,18 +12,19 @@ import time
 from collections.abc import Iterator
 
 from workerbee.bee import Bee
-from workerbee.board import Order, Phase, Verdict
+from workerbee.board import Order
 from workerbee.brood import LAST_WORDS
 from workerbee.child import Child
 from workerbee.curfew import settling
 from workerbee.description import Interrupted
 from workerbee.display import Mute, Narrator
 from workerbee.errors import DatabaseError
-from workerbee.job import Charge, Job
+from workerbee.job import Charge, Claim, Job
 from workerbee.lives import pausing
 from workerbee.node import Node
 from workerbee.session import Session
 from workerbee.signals import Signals, noted
+from workerbee.slot import Phase, Verdict
 from workerbee.stopping import Stopping
 from workerbee.telling import TellingWitness
 
@@ -90,6 +91,11 @@ class Inline:
         return signals.stops[0] if signals.stops else None
 
     # What the bee does is passed on to the witness, and is an occasion to look after the keeper.
+
+    hears_each = True
+
+    def holds(self, _claim: Claim) -> None:
+        """The narrator speaks of each job."""
 
     def claimed(self, job: Job) -> None:
         self._look_after_keeper()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 JobFunction = Callable[[str, dict[str, Any]], object]
 
@@ -54,19 +54,20 @@ class Limits:
         return limits[kind.counter]
 
 
-@dataclass(frozen=True)
-class Job:
-    """One job as its bee sees it; `attempts` have failed before this one."""
+class Job(NamedTuple):
+    """One job as its bee sees it."""
 
     pos: int
     job_id: str
     data: str | None  # JSON text: parsed just before the call, so that a batch holds no object trees
-    attempts: int
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A bee's right to run `jobs`. `number` grows with each of the bee's claims, so a late word names an old one."""
+    """A bee's right to run `jobs`, which are at successive positions.
+
+    `number` grows with each of the bee's claims, so a late word names an old one.
+    """
 
     bee: int
     number: int

@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from workerbee.board import Board, Order, Phase, Slot, Verdict
+from workerbee.board import Board, Order
 from workerbee.description import STACK_LIMIT
 from workerbee.job import Charge, Failure, Kind, Limits, Outcome, State
 from workerbee.logbook import Logbook
 from workerbee.memory import oom_kills
 from workerbee.orphans import is_alive
 from workerbee.session import Session
+from workerbee.slot import Phase, Slot, Verdict
 from workerbee.text import ending, storable
 from workerbee.watch import Watch
 
@@ -136,7 +137,7 @@ class Keeper:
         """Let no long job hold up the others of its claim: settle those before it, and give back those after it."""
         self._next_cut = math.inf
         for slot in self._board.slots:
-            if slot.phase is Phase.ALIVE and slot.size > 1 and slot.pos and slot.cut != slot.number:
+            if slot.phase is Phase.ALIVE and slot.size > 1 and slot.is_running and slot.cut != slot.number:
                 if time.monotonic() < slot.since + LONG:
                     self._next_cut = min(self._next_cut, slot.since + LONG)
                 elif not self._cut(slot):
@@ -159,7 +160,7 @@ class Keeper:
             return None
         done = slot.completed_so_far()
         outcomes = [Outcome(pos, seconds) for pos, seconds in done]
-        if failure and slot.pos and slot.pos not in dict(done):
+        if failure and slot.is_running:
             outcomes.append(Outcome(slot.pos, time.monotonic() - slot.started, failure))
         bee, number = slot.bee, slot.number
         charges = self._session.call(lambda store: store.settle(bee, number, outcomes, self._limits, drop=True))
@@ -224,7 +225,7 @@ class Keeper:
         header.total, header.pending = counts.total, counts.pending
         header.claimed, header.failed, header.failed_here = counts.claimed, counts.failed, self._board.failed
         header.offered, header.others = counts.offered, counts.others
-        header.order = max(header.order, Order.of(counts.stop))
+        header.order = max(Order(header.order), Order.of(counts.stop))
         header.counted = asked
         self._reporter.counted()
         self._logbook.write_if_due()

@@ -21,21 +21,23 @@ from setproctitle import setproctitle
 from workerbee import embedded, orphans
 from workerbee.address import Address
 from workerbee.bee import Bee
-from workerbee.board import Board, Order, Phase, Verdict
+from workerbee.board import Board, Order
 from workerbee.child import kill_group
 from workerbee.description import Interrupted
 from workerbee.errors import DatabaseError
 from workerbee.events import Event, Sender
-from workerbee.job import Charge, Job, Limits
+from workerbee.job import Charge, Claim, Job, Limits
 from workerbee.keeper import Keeper
 from workerbee.options import NodeOptions
 from workerbee.portable import Portable
 from workerbee.rotation import rotate
 from workerbee.session import Session
+from workerbee.slot import Phase, Verdict
 from workerbee.text import printable
 from workerbee.watch import Abandoned, Watch
 
 LOG_TAIL = 16_000  # bytes of a bee's log that go into a failure's record
+TITLE_PAUSE = 0.25  # seconds between the names of jobs in the process list
 MOST_ERRORS = 3  # in a row, before a bee is replaced: they may be its own
 
 
@@ -94,14 +96,26 @@ class _Reporter:
         self._sender = Sender(work.events)
         self._log = work.log(index)
         self._interrupted = False
+        self.hears_each = work.options.log_dir is not None
+        self._name = ""
+        self._titled = 0.0
 
-    def claimed(self, job: Job) -> None:
+    def holds(self, claim: Claim) -> None:
+        # Jobs may be so short that to name each would take as long. Then none is named, rather than a wrong one.
+        name = printable(claim.jobs[0].job_id, 100) if len(claim.jobs) == 1 else ""
+        now = time.monotonic()
+        if now - self._titled < TITLE_PAUSE:
+            name = ""
+        if name or self._name:
+            self._work.title(f"bee {self._index}", name)
+            self._name, self._titled = name, now
+
+    def claimed(self, _job: Job) -> None:
         if self._log:
             with contextlib.suppress(OSError):  # a job has closed it
                 self._slot.log_start = rotate(self._log)
-        self._work.title(f"bee {self._index}", printable(job.job_id, 100))
 
-    def completed(self, job: Job) -> None:
+    def completed(self, _job: Job) -> None:
         """The board says it."""
 
     def charged(self, charge: Charge) -> None:

@@ -11,6 +11,7 @@ import psycopg2.errors
 
 from workerbee.address import said
 from workerbee.errors import DatabaseError, InvalidValue, JobsetNotFound
+from workerbee.slot import BATCH
 from workerbee.staging import JobData, JobIds, Rows, refusing_duplicates, stage
 from workerbee.store import Store
 
@@ -58,8 +59,8 @@ def _create(store: Store, job_ids: JobIds, job_data: JobData | None, tell: Calla
             if not store.run("add_jobset", created_by=f"{socket.gethostname()}:{os.getpid()}"):
                 return False
             tell(f"Creating table for jobset '{store.jobset_id}'...")
-            for step in ("create_jobs", "create_ranges", "create_claims", "create_view"):
-                store.run(step)
+            for part in ("jobs", "ranges", "claims", "next", "view"):
+                store.run(f"create_{part}")
             tell(f"Adding {'' if length is None else f'{length} '}jobs to jobset '{store.jobset_id}'...")
             stage(store, rows)
             if not rows.count:
@@ -68,7 +69,7 @@ def _create(store: Store, job_ids: JobIds, job_data: JobData | None, tell: Calla
             store.run("index_positions")
             with refusing_duplicates():
                 store.run("index_job_ids")
-            store.run("deal_ranges", total=rows.count)
+            store.run("deal_ranges", total=rows.count, most=BATCH)
             store.run("count_jobset", total=rows.count)
             store.run("analyze_tables")
     except (psycopg2.errors.DuplicateTable, psycopg2.errors.DuplicateObject) as error:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
-from workerbee.board import Board, Phase
+from workerbee.board import Board
 from workerbee.session import Session
+from workerbee.slot import Phase
 
 # Seconds between entries: a tenth of the node's age, so that short runs have a history and long ones a short one.
 SHORTEST, LONGEST = 1.0, 30.0
@@ -30,11 +31,13 @@ class Logbook:
     def write(self) -> None:
         """Make an entry."""
         board = self._board
-        entry = {
-            "node": board.header.node,
-            "bees": sum(slot.phase is Phase.ALIVE for slot in board.slots),
-            "complete": board.completed,
-            "failed": board.failed,
-            "slowest": board.slowest or None,
-        }
-        self._session.call(lambda store: store.run("add_progress", **entry))
+        self._session.call(
+            lambda store: store.run(
+                "add_progress",
+                node=board.header.node,
+                bees=sum(slot.phase is Phase.ALIVE for slot in board.slots),
+                complete=board.completed,
+                failed=board.failed,
+                slowest=board.slowest or None,
+            )
+        )

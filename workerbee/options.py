@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workerbee import batch
-from workerbee.board import BATCH
 from workerbee.cpus import usable_cpus
 from workerbee.errors import InvalidType, InvalidValue, NodeFailed
 from workerbee.job import Limits
 from workerbee.queries import MAX_JOBSET_ID
+from workerbee.slot import BATCH
 from workerbee.text import shown
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from workerbee.board import Board, Phase
+from workerbee.board import Board
+from workerbee.slot import Phase
 from workerbee.text import shortened
 
 # The rate is taken over the last seconds, or over as many more as it took to settle a few jobs: long jobs would
@@ -55,7 +56,7 @@ class Progress:
         header = self._header
         if not header.counted:
             return "starting"
-        running = sum(slot.phase is Phase.ALIVE and slot.pos != 0 for slot in self._board.slots)
+        running = sum(slot.phase is Phase.ALIVE and slot.is_running for slot in self._board.slots)
         done = f"{self.settled - header.failed} of {header.total} done"
         lately = f"no database for {duration(time.monotonic() - header.away)}" if header.away else pace(self.rate())
         return f"{done}, {header.failed} failed, {running} running, {lately}"
@@ -71,7 +72,7 @@ class Progress:
     def longest(self, width: int) -> str:
         """The jobs that have run longest, if for long, in `width` characters."""
         now = time.monotonic()
-        slots = [slot for slot in self._board.slots if slot.phase is Phase.ALIVE and slot.pos]
+        slots = [slot for slot in self._board.slots if slot.phase is Phase.ALIVE and slot.is_running]
         running = [(now - slot.started, slot.read_job_id()) for slot in slots]
         running = sorted((ran for ran in running if ran[0] > LONG), reverse=True)[: min(3, max(1, width // 35))]
         if not running:

@@ -14,7 +14,7 @@ MAX_JOBSET_ID = 63 - len("wb_ranges__")
 
 
 def identifiers(jobset_id: str) -> dict[str, str]:
-    """The names of a jobset's own tables and constraints.
+    """The names of a jobset's own tables, constraints and function.
 
     All but the jobs' own begin with `wb_` and a letter, and every constraint is named here: an index shares the
     name space of tables, so a name that PostgreSQL made up from one jobset's id could be another's table.

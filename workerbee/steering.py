@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from workerbee.board import BATCH
 from workerbee.errors import InvalidValue, JobNotFound, JobsetInUse, JobsetNotFound
 from workerbee.records import Added, Reset
+from workerbee.slot import BATCH
 from workerbee.staging import JobData, JobIds, Rows, refusing_duplicates, stage
 from workerbee.store import Store
 from workerbee.text import printable, shown

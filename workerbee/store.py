@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg2
@@ -39,6 +39,7 @@ class Store:
         self._begin = "begin_bounded" if connection.async_ else "begin"
         self._head = self._queries["bounded"] if connection.async_ else ""
         self._total: int | None = None
+        self._is_isolated = False  # as our statements want it, without a word of ours
 
     def close(self) -> None:
         self.connection.close()
@@ -59,10 +60,11 @@ class Store:
         finally:
             self._head = head
 
-    def run(self, name: str, **values: Any) -> list[tuple[Any, ...]]:
-        """The rows that the query `name` yields."""
+    def run(self, name: str, *, bare: bool = False, **values: Any) -> list[tuple[Any, ...]]:
+        """The rows that the query `name` yields; `bare`: it keeps to its time by itself."""
+        head = "" if bare and self._is_isolated else self._head
         with self.connection.cursor() as cursor:
-            cursor.execute(self._head + self._queries[name], {"jobset_id": self.jobset_id, **values})
+            cursor.execute(head + self._queries[name], {"jobset_id": self.jobset_id, **values})
             return cursor.fetchall() if cursor.description else []
 
     def stream(self, name: str, **values: Any) -> Iterator[tuple[Any, ...]]:
@@ -84,8 +86,8 @@ class Store:
     def total(self) -> int | None:
         """How many jobs the jobset has; None when it does not exist."""
         if self._total is None:
-            rows = self.run("find_jobset")
-            self._total = rows[0][0] if rows else None
+            for total, isolation in self.run("find_jobset"):
+                self._total, self._is_isolated = total, isolation == "read committed"
         return self._total
 
     def counts(self, node: int = 0) -> Counts:
@@ -104,31 +106,33 @@ class Store:
         return Claim(bee, 0)
 
     def settle_and_claim(
-        self, claim: Claim, done: Mapping[int, float], size: int, node: int, alone: bool = True
+        self, claim: Claim, seconds: Sequence[float], size: int, node: int, alone: bool = True
     ) -> tuple[Claim | None, bool]:
-        """In one commit, mark the positions of `done` COMPLETE, with their seconds, and claim up to `size` jobs.
+        """In one commit, mark the jobs of the claim COMPLETE, each with its seconds, and claim up to `size` others.
 
         Unless the node is `alone`, jobs that failed on it last are left to others.
         Returns the new claim and whether there was pending work (an empty claim despite it means that others were
         at the same rows: try again). The claim is None when somebody has taken the old one away; then nothing was
         written.
         """
+        total = self.total()
         rows = self.run(
             "settle_and_claim",
+            bare=True,
             bee=claim.bee,
             number=claim.number,
-            done=list(done),
-            seconds=list(done.values()),
+            first=claim.jobs[0].pos if claim.jobs else 0,
+            # As a literal: psycopg2 makes a list an expression, each item of which the server's parser goes through.
+            took="{" + str([int(one * 1e6) for one in seconds])[1:-1] + "}",
             size=size,
             node=node,
             alone=alone,
-            total=self.total(),
+            total=total,
         )
-        held, pending = rows[0][:2]
-        if not held:
-            return None, pending
-        jobs = tuple(Job(pos, job_id, data, attempts) for _, _, attempts, pos, job_id, data in rows if pos)
-        return Claim(claim.bee, claim.number + 1, jobs), pending
+        if not rows:
+            return None, True
+        pos = rows[0][0]
+        return Claim(claim.bee, claim.number + 1, tuple(map(Job._make, rows)) if pos else ()), pos is not None
 
     def settle(
         self, bee: int, number: int, outcomes: Sequence[Outcome], limits: Limits, *, drop: bool
@@ -211,8 +215,7 @@ class Store:
         rows = self.run("find_claim", bee=bee)
         if not rows:
             return None
-        jobs = tuple(Job(pos, job_id, data, attempts) for _, attempts, pos, job_id, data in rows if pos)
-        return Claim(bee, rows[0][0], jobs)
+        return Claim(bee, rows[0][0], tuple(Job._make(job) for _, *job in rows if job[0]))
 
     # A node's way: add, beat, end; and what is done for nodes that could not end.
 

@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from workerbee.backoff import Backoff
-from workerbee.board import Board, Phase, Verdict
+from workerbee.board import Board
 from workerbee.brood import LAST_WORDS, Brood
 from workerbee.child import Child
 from workerbee.events import Event, Receiver
 from workerbee.housekeeping import Housekeeping
 from workerbee.output import Output
 from workerbee.signals import Signals
+from workerbee.slot import Phase, Verdict
 from workerbee.stopping import Stopping
 
 
@@ -146,7 +147,7 @@ class Supervisor:
         is_first = not self._obeyed
         self._obeyed += len(arrived)
         if arrived and is_first:
-            running = sum(slot.pos != 0 for slot in self._board.slots)
+            running = sum(slot.is_running for slot in self._board.slots)
             may = f"{running} running jobs may finish within {self._stopping.grace:g} s (once more: kill them)"
             self._stopping.stop(f"{arrived[0].name}: no new claims; {may}")
             arrived = arrived[1:]

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from workerbee.board import Board, Phase
+from workerbee.board import Board
 from workerbee.display import Mute, Narrator, Quiet
 from workerbee.events import Event
 from workerbee.job import Charge, Job, Kind, State
+from workerbee.slot import Phase
 
 What = Literal[
     "claimed", "complete", "failed", "lost", "bee started", "bee died", "stopping", "database away", "database back"
@@ -75,7 +76,7 @@ class Announcer:
         self._teller = teller
         self._next_look = 0.0
         self._completed = 0
-        self._running = [0] * len(board.slots)
+        self._running = [0.0] * len(board.slots)
         self._stopping = self._away = False
 
     def say(self, line: str) -> None:
@@ -106,8 +107,8 @@ class Announcer:
     def _look(self) -> None:
         header, tell = self._board.header, self._teller.tell
         for index, slot in enumerate(self._board.slots):
-            # Which of a bee's jobs: positions come again, when a job is tried again.
-            job = slot.jobs if slot.phase is Phase.ALIVE and slot.pos else 0
+            # Jobs are told apart by when they started: positions come again, when a job is tried again.
+            job = slot.started if slot.phase is Phase.ALIVE and slot.pos else 0.0
             if job and job != self._running[index]:
                 tell(NodeEvent("claimed", index, slot.read_job_id()))
             self._running[index] = job

@@ -56,3 +56,8 @@ def bytes_shown(number: int) -> str:
         if number >= size:
             return f"{number / size:.3g} {unit}"
     return f"{number / 1e3:.3g} kB"
+
+
+def fitting(text: str, size: int) -> bytes:
+    """As much of `text` as fits into `size` bytes of C."""
+    return text.encode("utf-8", "backslashreplace").replace(b"\0", b"")[:size]

@@ -38,16 +38,18 @@ def drain(parameters: Parameters, size: int) -> None:
             cursor.execute(queries[name], {"jobset_id": JOBSET, **values})
             return cursor.fetchall()
 
-        ((total,),) = ask("find_jobset")
+        ((total, _),) = ask("find_jobset")
         ((node,),) = ask("add_node", host=socket.gethostname(), machine="", pid=os.getpid(), lease=3600)
         ((bee,),) = ask("add_bee", node=node, pid=os.getpid())
         known = {"bee": bee, "node": node, "total": total, "size": size, "alone": True}
-        number, done, pending = 0, [], True
-        while done or pending:
-            rows = ask("settle_and_claim", number=number, done=done, seconds=[0.0] * len(done), **known)
+        number, first, done = 0, 0, 0
+        while first is not None:
+            took = "{" + str([0] * done)[1:-1] + "}"
+            rows = ask("settle_and_claim", number=number, first=first, took=took, **known)
             number += 1
-            pending = rows[0][1]
-            done = [row[3] for row in rows if row[3]]
+            # Position NULL: nothing is pending; 0: others hold what is.
+            first = rows[0][0]
+            done = len(rows) if first else 0
     connection.close()
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import psutil
 
-from workerbee.board import Header, Phase, Slot
+from workerbee.board import Header
+from workerbee.slot import Phase, Slot
 
 
 class Glimpse:
@@ -56,7 +57,7 @@ class Glimpse:
         """
         for slot in self.slots():
             if slot.pid == bee and slot.phase is Phase.ALIVE:
-                return slot.read_job_id() if slot.pos and slot.done[slot.pos - slot.lo] < 0 else ""
+                return slot.read_job_id() if slot.is_running else ""
         return None
 
     def keeper(self) -> int | None:

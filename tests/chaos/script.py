@@ -115,8 +115,8 @@ def deal_wide(ranges: int) -> None:
     """Have pending work dealt in about so many ranges, as it is in a jobset that is larger."""
     queries = cast(dict[str, sql.SQL], shelf())
     text = queries["deal_ranges"].string
-    assert text.count("4096") == 1
-    queries["deal_ranges"] = sql.SQL(text.replace("4096", str(ranges)))
+    assert text.count("512") == 1
+    queries["deal_ranges"] = sql.SQL(text.replace("512", str(ranges)))
 
 
 if __name__ == "__main__":

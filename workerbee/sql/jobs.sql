@@ -5,60 +5,6 @@
 WITH heard AS (UPDATE wb_nodes SET beat_at = clock_timestamp(), ended_at = NULL WHERE node = %(node)s)
 INSERT INTO {claims} (bee, node, pid) VALUES (nextval('wb_bees'), %(node)s, %(pid)s) RETURNING bee;
 
--- name: settle_and_claim
--- Mark the claim's `done` positions COMPLETE, but not those that a keeper has cut off it: they may have been reset since.
--- Claim up to `size` jobs, at random, from those with the fewest
--- attempts: from a random position upwards, then from the start. A range that another bee holds is skipped, and so,
--- unless the node is alone, is one whose job failed on it last: another node may do better. What is
--- left of a range is told from `found`, the row as it was locked: the snapshot may be older. The last LIMIT takes
--- nothing away; it keeps the planner from expecting a good part of the table, and from compiling for that.
-WITH held AS MATERIALIZED (
-    SELECT bee, lo, hi FROM {claims} WHERE bee = %(bee)s AND number = %(number)s FOR UPDATE
-), settled AS (
-    UPDATE {jobs} j
-    SET state = 'COMPLETE', finished_at = now(), node = %(node)s, seconds = done.seconds
-    FROM held, unnest(%(done)s::bigint[], %(seconds)s::real[]) AS done (pos, seconds)
-    WHERE j.pos = done.pos AND j.state = 'PENDING' AND done.pos BETWEEN held.lo AND held.hi
-), fewest AS MATERIALIZED (
-    SELECT attempts, (random() * %(total)s)::bigint AS start FROM {ranges}
-    WHERE %(alone)s OR failed_on <> %(node)s
-    ORDER BY attempts, hi LIMIT 1
-), found AS MATERIALIZED (
-    SELECT attempts, hi, lo FROM (
-        SELECT * FROM (
-            SELECT r.attempts, r.hi, r.lo FROM {ranges} r
-            WHERE r.attempts = (SELECT attempts FROM fewest) AND r.hi >= (SELECT start FROM fewest)
-              AND (%(alone)s OR r.failed_on <> %(node)s)
-            ORDER BY r.attempts, r.hi LIMIT 1 FOR UPDATE SKIP LOCKED) above
-        UNION ALL
-        SELECT * FROM (
-            SELECT r.attempts, r.hi, r.lo FROM {ranges} r
-            WHERE r.attempts = (SELECT attempts FROM fewest) AND r.hi < (SELECT start FROM fewest)
-              AND (%(alone)s OR r.failed_on <> %(node)s)
-            ORDER BY r.attempts, r.hi LIMIT 1 FOR UPDATE SKIP LOCKED) below
-    ) either
-    WHERE EXISTS (SELECT FROM held)
-    LIMIT 1
-), trimmed AS (
-    UPDATE {ranges} r SET lo = f.lo + %(size)s FROM found f
-    WHERE r.attempts = f.attempts AND r.hi = f.hi AND f.lo + %(size)s <= f.hi
-), emptied AS (
-    DELETE FROM {ranges} r USING found f
-    WHERE r.attempts = f.attempts AND r.hi = f.hi AND f.lo + %(size)s > f.hi
-), taken AS MATERIALIZED (
-    SELECT attempts, lo, least(hi, lo + %(size)s - 1) AS hi FROM found
-), claimed AS (
-    UPDATE {claims} c
-    SET number = c.number + 1, attempts = t.attempts, lo = t.lo, hi = t.hi,
-        since = CASE WHEN t.lo IS NOT NULL THEN now() END
-    FROM held LEFT JOIN taken t ON true
-    WHERE c.bee = held.bee
-)
-SELECT EXISTS (SELECT FROM held), EXISTS (SELECT FROM fewest), t.attempts, j.pos, j.job_id, j.data::text
-FROM (SELECT) one
-LEFT JOIN (taken t CROSS JOIN LATERAL (
-    SELECT pos, job_id, data FROM {jobs} WHERE pos BETWEEN t.lo AND t.hi ORDER BY pos LIMIT %(size)s) j) ON true;
-
 -- name: hold_claim
 -- Lock a bee's claim before settling it; nothing comes back when somebody has taken it away.
 SELECT number, attempts, lo, hi, pid, node FROM {claims} WHERE bee = %(bee)s FOR UPDATE;
@@ -70,7 +16,7 @@ SELECT number, attempts, lo, hi, pid, node FROM {claims} WHERE bee = %(bee)s FOR
 
 -- name: find_claim
 -- What a bee holds: read back when the answer to a claim was lost with its connection.
-SELECT c.number, c.attempts, j.pos, j.job_id, j.data::text
+SELECT c.number, j.pos, j.job_id, j.data::text
 FROM {claims} c LEFT JOIN {jobs} j ON j.pos BETWEEN c.lo AND c.hi
 WHERE c.bee = %(bee)s ORDER BY j.pos;
 

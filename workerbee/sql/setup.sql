@@ -70,8 +70,8 @@ ON CONFLICT DO NOTHING
 RETURNING jobset_id;
 
 -- name: find_jobset
--- How many jobs the jobset has, if it exists.
-SELECT total FROM wb_jobsets WHERE jobset_id = %(jobset_id)s;
+-- How many jobs the jobset has, if it exists; and how transactions are isolated here if they do not say it.
+SELECT total, current_setting('default_transaction_isolation') FROM wb_jobsets WHERE jobset_id = %(jobset_id)s;
 
 -- name: create_jobs
 -- One row per job; settled by one update that stays on its page: no index names a column that changes, and a page
@@ -149,10 +149,11 @@ LEFT JOIN {claims} c ON j.state = 'PENDING' AND j.pos BETWEEN c.lo AND c.hi
 LEFT JOIN wb_nodes n ON n.node = coalesce(c.node, j.node);
 
 -- name: deal_ranges
--- All jobs are pending: single ones while they are few, so that bees do not queue for the same row, up to 1024.
+-- All jobs are pending: single ones while they are few, so that bees do not queue for the same row; later as many to a
+-- range as a bee may claim.
 INSERT INTO {ranges} (attempts, hi, lo)
 SELECT 0, least(lo + width - 1, total), lo
-FROM (SELECT %(total)s::bigint AS total, greatest(1, least(1024, %(total)s / 4096))::bigint AS width) size,
+FROM (SELECT %(total)s::bigint AS total, greatest(1, least(%(most)s, %(total)s / 512))::bigint AS width) size,
      generate_series(1, total, width) lo;
 
 -- name: count_jobset

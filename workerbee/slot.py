@@ -1,0 +1,198 @@
+"""A slot of the board: what one bee holds and does, in memory that survives it."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+from typing import Any
+
+from workerbee.job import Claim
+from workerbee.text import fitting
+
+BATCH = 1024  # the most jobs a claim may hold
+JOB_IDS = 32768  # bytes for their ids
+NO_NUMBER = 0xFF  # bytes of which make a float that is none
+
+
+class Phase(enum.IntEnum):
+    """Where a slot stands; `EDGES` has the moves that exist."""
+
+    EMPTY = 0  # no bee
+    ALIVE = 1  # a bee's process exists
+    NO_WORK = 2  # the bee ended itself: nothing was pending
+    SPENT = 3  # the bee ended itself: it ran as many jobs as one may, too many failed in a row, or it is condemned
+    STOPPED = 4  # the bee ended itself: it was told to
+    DEAD = 5  # the bee died; what it held has not been settled yet
+
+
+EDGES = {
+    Phase.EMPTY: {Phase.ALIVE},  # the supervisor starts a bee
+    # The bee; DEAD: whoever saw it die; EMPTY: the supervisor, when it could not be started at all
+    Phase.ALIVE: {Phase.NO_WORK, Phase.SPENT, Phase.STOPPED, Phase.DEAD, Phase.EMPTY},
+    Phase.NO_WORK: {Phase.EMPTY},  # the supervisor, once the process is gone
+    Phase.SPENT: {Phase.EMPTY},
+    Phase.STOPPED: {Phase.EMPTY},
+    Phase.DEAD: {Phase.EMPTY},  # the keeper, once the claim is settled
+}
+
+
+class Verdict(enum.IntEnum):
+    """Why the supervisor had a bee killed."""
+
+    NONE = 0  # it did not: the bee died of itself
+    ORDERED = 1  # its job is not to blame, and goes back
+    TIMEOUT = 2  # the running job took longer than it may
+    MEMORY = 3  # the running job took more memory than it may
+
+
+class Slot(ctypes.Structure):
+    """What one bee holds and does. Times are monotonic seconds, which all processes of a machine share."""
+
+    _phase: int
+    pid: int
+    exit_code: int  # of a DEAD bee: negative for a signal
+    condemned: int  # the verdict on this bee; the first one stays, so it runs nothing more
+    _accused: float  # when the job started that the verdict is about
+    reason: bytes  # of the verdict, for people
+    bee: int  # its row in wb_claims__<id>; 0 before it has one
+    number: int  # the claim that `done` speaks of
+    lo: int  # that claim's first position, and how many it has
+    size: int
+    since: float  # when it was made
+    cut: int  # set by the keeper: the claim of which nothing more may be started
+    pos: int  # the position whose job was started last; 0 between claims
+    started: float
+    _job_ids: Any  # of the claim, as many as there is room for
+    log_start: int  # where the running job's output begins in the bee's log
+    jobs: int  # jobs that this bee has started, before those of the claim it works on
+    completed: int  # jobs that became COMPLETE, that became FAILED, bees that died in a job: over the slot's life
+    failed: int
+    crashed: int
+    strikes: int  # jobs whose first attempt failed here, over the slot's life
+    slowest: float  # seconds of the longest job that completed here, over the slot's life
+    mean: float  # of the seconds that jobs take, and how far they are from it: the later ones count more
+    deviation: float
+    note: bytes  # a dying bee's last words
+    done: Any  # per position of the claim: the seconds it took to complete, or no number while it has not
+    _fields_ = [
+        ("_phase", ctypes.c_int64),
+        ("pid", ctypes.c_int64),
+        ("exit_code", ctypes.c_int64),
+        ("condemned", ctypes.c_int64),
+        ("_accused", ctypes.c_double),
+        ("reason", ctypes.c_char * 256),
+        ("bee", ctypes.c_int64),
+        ("number", ctypes.c_int64),
+        ("lo", ctypes.c_int64),
+        ("size", ctypes.c_int64),
+        ("since", ctypes.c_double),
+        ("cut", ctypes.c_int64),
+        ("pos", ctypes.c_int64),
+        ("started", ctypes.c_double),
+        ("_job_ids", ctypes.c_ubyte * JOB_IDS),
+        ("log_start", ctypes.c_int64),
+        ("jobs", ctypes.c_int64),
+        ("completed", ctypes.c_int64),
+        ("failed", ctypes.c_int64),
+        ("crashed", ctypes.c_int64),
+        ("strikes", ctypes.c_int64),
+        ("slowest", ctypes.c_double),
+        ("mean", ctypes.c_double),
+        ("deviation", ctypes.c_double),
+        ("note", ctypes.c_char * 1024),
+        ("done", ctypes.c_float * BATCH),
+    ]
+
+    @property
+    def phase(self) -> Phase:
+        return Phase(self._phase)
+
+    def move(self, to: Phase) -> None:
+        """Go to the phase `to`, along an edge that exists."""
+        if to not in EDGES[self.phase]:
+            raise AssertionError(f"a slot cannot go from {self.phase.name} to {to.name}")
+        self._phase = to
+
+    def clear(self) -> None:
+        """Forget the last bee; the counts over the slot's life stay."""
+        self.pid = self.exit_code = self.bee = self.number = self.lo = self.size = self.cut = self.pos = self.jobs = 0
+        self.note = self.reason = b""
+        self.log_start = self.condemned = 0
+
+    def hold(self, claim: Claim, since: float) -> None:
+        """Speak from now on of `claim`, asked for at the monotonic second `since`."""
+        self.pos = 0
+        self.lo = claim.jobs[0].pos if claim.jobs else 0
+        self.size = len(claim.jobs)
+        self.since = since
+        ids = "\0".join([job.job_id for job in claim.jobs]).encode()[: JOB_IDS - 1] + b"\0"
+        ctypes.memmove(self._job_ids, ids, len(ids))
+        ctypes.memset(self.done, NO_NUMBER, self.size * ctypes.sizeof(ctypes.c_float))
+        # Last: until then the board speaks of the claim before, which is settled.
+        self.number = claim.number
+        self.bee = claim.bee
+
+    def condemn(self, verdict: Verdict, started: float = 0.0, reason: str = "") -> None:
+        """Say why this bee is killed, and for which of its jobs, by the time it `started`; the first verdict stays."""
+        if not self.condemned:
+            self.reason = reason.encode()[:255]
+            self._accused = started
+            self.condemned = verdict
+
+    @property
+    def verdict(self) -> Verdict:
+        """Why this bee was killed. If by then it was through with the accused job, no job is to blame."""
+        if self.condemned and self._accused != self.started:
+            return Verdict.ORDERED
+        return Verdict(self.condemned)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time of the running job is over, so that nothing it says counts any more."""
+        return self.condemned == Verdict.TIMEOUT and self._accused == self.started
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a job's function has been called, and has not returned."""
+        pos, index = self.pos, self._index()
+        return pos != 0 and index >= 0 and not self.done[index] >= 0
+
+    def read_reason(self) -> str:
+        return self.reason.decode("utf-8", "ignore")
+
+    def completed_so_far(self) -> list[tuple[int, float]]:
+        """The positions of the claim whose function has returned, and the seconds that it took."""
+        return [(self.lo + i, seconds) for i, seconds in enumerate(self.done[: self.size]) if seconds >= 0]
+
+    def learn(self, seconds: float) -> None:
+        """Jobs took so long, on the average of a claim.
+
+        The estimate is that of TCP's retransmission timer (Jacobson 1988, RFC 6298)."""
+        if not self.mean:
+            self.mean, self.deviation = seconds, seconds / 2
+        else:
+            self.deviation += (abs(seconds - self.mean) - self.deviation) / 4
+            self.mean += (seconds - self.mean) / 8
+
+    @property
+    def usual(self) -> float:
+        """Seconds within which nearly every job has been through; 0 when none was."""
+        return self.mean + 4 * self.deviation
+
+    def write_note(self, text: str) -> None:
+        """Leave `text` for whoever finds this bee dead."""
+        self.note = fitting(text, 1023)
+
+    def read_note(self) -> str:
+        return self.note.decode("utf-8", "ignore")
+
+    def read_job_id(self) -> str:
+        """The id of the job that was started last; "" when there was no room for it."""
+        ids = bytes(self._job_ids).split(b"\0", self.size)
+        pos, index = self.pos, self._index()
+        return ids[index].decode("utf-8", "ignore") if pos and 0 <= index < len(ids) else ""
+
+    def _index(self) -> int:
+        """Of the job in its claim; -1 when the bee has gone on to another claim between our two looks."""
+        index: int = self.pos - self.lo
+        return index if index < BATCH else -1
