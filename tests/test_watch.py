@@ -93,7 +93,7 @@ def test_page_and_keys(jobset, watch, folder, columns, rows):
     check_restored(run)
     assert b"\x1b[2J" not in run.raw
     assert jobset.wait(100) == 1
-    assert "41 complete, 2 failed, 0 claimed, 0 pending" in rows
+    assert "100 % done: 41 complete, 2 failed, 0 claimed, 0 pending" in rows
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from workerbee.errors import (
     JobNotFound,
     JobsetInUse,
     JobsetNotFound,
+    MissingPackage,
     NodeFailed,
     WorkerbeeError,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "JobsetInUse",
     "JobsetNotFound",
     "JobsetSummary",
+    "MissingPackage",
     "NodeEvent",
     "NodeFailed",
     "WorkerbeeError",

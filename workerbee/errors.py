@@ -38,6 +38,10 @@ class DatabaseError(WorkerbeeError):
     """The database cannot be reached, or does not let us in, or do what a jobset needs."""
 
 
+class MissingPackage(WorkerbeeError, ImportError):
+    """What was asked for takes a package that is not installed; the message says which extra has it."""
+
+
 class NodeFailed(WorkerbeeError):
     """This node gave up: its bees die before they claim a job. The message carries the reason."""
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 import psycopg2
 import psycopg2.errors
@@ -123,17 +123,32 @@ class Jobset:
         """Every job as it stands, at one instant, in no order; streamed."""
         return map(_job, self._stream("list_jobs"))
 
-    def export(self, path: str | os.PathLike[str], format: Literal["csv", "jsonl", "parquet"] | None = None) -> int:
-        """Write all jobs to a file, in the format given or that of the path's ending; returns how many."""
-        raise NotImplementedError
+    def export(
+        self,
+        target: str | os.PathLike[str] | IO[bytes],
+        format: Literal["csv", "jsonl", "parquet"] | None = None,
+    ) -> int:
+        """Write all jobs, streamed, to a path or an open binary file; returns how many.
+
+        The format is the one given, or that of the path's ending, or CSV. A file is there when it is whole. Parquet
+        needs `workerbee[parquet]`; raises `MissingPackage` without.
+        """
+        from workerbee.export import export
+
+        return export(lambda: self._stream("list_jobs"), target, format)
 
     def history(self) -> History:
-        """What happened over time, in at most a few hundred steps."""
-        raise NotImplementedError
+        """What happened over time, in at most 200 steps."""
+        from workerbee.history import history
+
+        return self._ask(history)
 
     def plot(self, path: str | os.PathLike[str], width: float = 10, height: float = 12) -> None:
-        """Draw the history into a file (.png, .svg or .pdf) of so many inches; needs `workerbee[plot]`."""
-        raise NotImplementedError
+        """Draw the history into a file (.png, .svg or .pdf) of so many inches: jobs done, their rate, the bees alive,
+        what failed, and how long jobs took. Needs `workerbee[plot]`; raises `MissingPackage` without."""
+        from workerbee.plot import draw
+
+        draw(self.history(), path, width, height)
 
     def _ask(self, step: Callable[[Store], T], again: Callable[[Store], T] | None = None) -> T:
         """What `step` returns, or `again` when the answer to it was lost."""

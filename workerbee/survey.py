@@ -61,9 +61,14 @@ def _overview(store: Store, nodes: tuple[NodeStatus, ...] | list[NodeStatus]) ->
     return Overview(store.jobset_id, at, created_at, created_by, active_at, store.counts(), len(alive), rate)
 
 
+def sampled_percent(total: int, complete: int) -> float:
+    """The percentage of `total` jobs to read so as to see enough that are complete."""
+    return 100 * min(1.0, SAMPLE / max(1, complete), MOST_ROWS / max(1, total))
+
+
 def _durations(store: Store, total: int, complete: int) -> Durations:
-    share = min(1.0, SAMPLE / max(1, complete), MOST_ROWS / max(1, total))
-    ((median, p95, longest, sampled),) = store.run("sample_durations", percent=100 * share)
+    percent = sampled_percent(total, complete)
+    ((median, p95, longest, sampled),) = store.run("sample_durations", percent=percent)
     ((slowest,),) = store.run("find_slowest")
     known = [seconds for seconds in (longest, slowest) if seconds is not None]
     return Durations(median, p95, max(known, default=None), sampled)

@@ -12,7 +12,8 @@ _CONTROL = re.compile(
     r"(?P<style>\x1b\[[\d;:]*m)"
     r"|\x1b\[[0-?]*[ -/]*[@-~]"  # moves the cursor, clears, switches modes
     r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # window titles, links
-    r"|(?P<other>[\x00-\x08\x0a-\x1f\x7f-\x9f])"
+    # The last ones turn text around, or end lines elsewhere.
+    r"|(?P<other>[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069])"
 )
 
 

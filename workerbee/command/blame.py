@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,11 +11,11 @@ import click
 from workerbee.command.addressing import takes_address
 from workerbee.command.layout import moment, number, say, say_json, seconds, table, width
 from workerbee.display import cause
-from workerbee.job import Kind
+from workerbee.job import FailureGroup, Kind
 from workerbee.jobset import Jobset
 from workerbee.records import FailureRecord
 from workerbee.terminal import harmless
-from workerbee.text import printable
+from workerbee.text import printable, shortened
 
 EXAMPLES = """\b
 Examples:
@@ -69,10 +70,14 @@ def _show_groups(jobset: Jobset, as_json: bool) -> None:
             say_json(group)
     elif groups:
         rows = [
-            (number(group.count), group.kind.value, cause(group.kind, group.type, group.message), group.example)
+            (number(group.count), group.kind.value, cause(group.kind, group.type, group.message), _example(group))
             for group in groups
         ]
         say(table(("COUNT", "KIND", "WHY", "E.G. JOB"), rows, 2, width()))
+
+
+def _example(group: FailureGroup) -> str:
+    return shortened(group.example, 30) if sys.stdout.isatty() else group.example
 
 
 def in_short(record: FailureRecord, most: int) -> str:

@@ -30,11 +30,18 @@ COMMANDS = {
     "status": "report",
     "watch": "live",
     "failures": "blame",
+    "retry": "steer",
+    "reset": "steer",
+    "add": "steer",
+    "stop": "steer",
+    "drop": "steer",
+    "export": "artifact",
+    "plot": "artifact",
 }
 USAGE, NO_JOBSET, NO_DATABASE, NODE_FAILED, IN_USE = 2, 3, 4, 5, 6
 EXIT_CODES = {
-    0: "all is well; after `run`: every job of the jobset is COMPLETE",
-    1: "`run`: some jobs are not, but FAILED or left; `try`: the job failed",
+    0: "all is well; after `run` and `watch`: every job is COMPLETE",
+    1: "`run`, `watch`: some jobs are not, but FAILED or left; `try`: it failed",
     USAGE: "a wrong option or argument",
     NO_JOBSET: "there is no such jobset, or job",
     NO_DATABASE: "the database cannot be reached, or does not let us",
@@ -117,11 +124,14 @@ def main() -> NoReturn:
     except click.ClickException as error:
         fail(_said(error), error.exit_code)
     except click.Abort:  # Ctrl-C, or no answer, at a question
-        fail("not done", 130)
+        click.echo(err=True)
+        fail("nothing was done", 130)
     except BrokenPipeError:
         leave_pipe()
     except WorkerbeeError as error:
         fail(str(error), _code(error))
+    except OSError as error:  # a file that was named cannot be written
+        fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

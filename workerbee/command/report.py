@@ -14,7 +14,7 @@ from workerbee.display import cause
 from workerbee.jobset import Jobset
 from workerbee.progress import pace
 from workerbee.status import BeeStatus, NodeStatus, Status
-from workerbee.text import printable
+from workerbee.text import printable, shortened
 
 ENDED_NODES = 5  # of those that are gone, so many are shown
 
@@ -51,8 +51,9 @@ def summary(status: Status) -> Iterator[str]:
     """The jobset in a few lines."""
     counts, times = status.counts, status.durations
     share = int(100 * (counts.complete + counts.failed) / counts.total) if counts.total else 0
-    yield f"jobset '{status.jobset_id}': {share} % of {counts.total} jobs done"
-    yield f"{counts.complete} complete, {counts.failed} failed, {counts.claimed} claimed, {counts.pending} pending"
+    yield f"jobset '{status.jobset_id}', {counts.total} job{'s' * (counts.total != 1)}"
+    ended = f"{counts.complete} complete, {counts.failed} failed"
+    yield f"{share} % done: {ended}, {counts.claimed} claimed, {counts.pending} pending"
     until = {"ended": "it has ended", "-": "no telling when it ends"}.get(left(status), f"about {left(status)} left")
     yield f"{pace(status.rate)} lately; {until}"
     if times.median is not None:
@@ -110,5 +111,5 @@ def failure_lines(status: Status, most: int) -> Iterator[str]:
     """The causes of failures, the most frequent first."""
     for group in status.failures:
         why = f"{number(group.count):>6} x {group.kind.value}: {cause(group.kind, group.type, group.message)}"
-        example = f", e.g. job '{printable(group.example, 40)}'"
-        yield printable(why, max(40, min(400, most - 2 - len(example)))) + example
+        example = f", e.g. job '{shortened(group.example, 30)}'"
+        yield printable(why, max(30, min(400, most - 2 - len(example)))) + example
