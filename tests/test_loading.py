@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 
 from tests.helpers import alive, wait_until
-from workerbee import DatabaseError, InvalidValue, postgres_jobset
+from workerbee import DatabaseError, InvalidValue, WorkerbeeError, postgres_jobset
 from workerbee.address import Address, connect
 from workerbee.loading import set_up
 from workerbee.store import Store
@@ -378,3 +378,23 @@ def test_data_too_deep_for_the_server(address, sql):
     finally:
         sys.setrecursionlimit(limit)
     assert sql(RELATIONS) == []
+
+
+@pytest.mark.parametrize("odd", ["back\\slash", "\\N", "tab\there", "ü", "x" * 2600, ("pair", {"a": 1}), None])
+def test_plain_ids_beside_odd_ones_are_what_they_were(store, sql, odd):
+    ids = [*map(str, range(1200))]
+    if odd is not None:
+        ids[700] = odd
+    set_up(store("odd"), iter(ids), None, quiet)
+    rows = sql("SELECT job_id, data FROM wb__odd")
+    assert dict(rows) == dict(item if isinstance(item, tuple) else (item, None) for item in ids)
+    assert len(rows) == 1200
+
+
+@pytest.mark.parametrize("odd", ["", "x" * 2601, "nul\0", "\udcff", b"bytes", 7])
+def test_an_id_that_cannot_be_is_found_among_plain_ones(store, sql, odd):
+    ids = [*map(str, range(1200))]
+    ids[700] = odd
+    with pytest.raises(WorkerbeeError):
+        set_up(store("bad"), iter(ids), None, quiet)
+    assert sql("SELECT to_regclass('wb__bad')") == [(None,)]

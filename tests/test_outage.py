@@ -179,12 +179,7 @@ class Relay:
 @pytest.mark.parametrize("heard", [True, False])
 @pytest.mark.parametrize(
     ("processes", "words"),
-    [
-        (1, b'INSERT INTO "wb_claims'),
-        (None, b"SELECT pos, job_id, data"),
-        (None, b"WITH charged AS"),
-        (None, b"COMMIT;"),
-    ],
+    [(1, b'INSERT INTO "wb_claims'), (None, b"SELECT pos, job_id"), (None, b"WITH charged AS"), (None, b"COMMIT;")],
 )
 def test_an_answer_that_never_came(script, parameters, sql, tmp_path, processes, words, heard):
     def server():

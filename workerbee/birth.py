@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,12 @@ def _die_with_parent(method: str, parent: int) -> None:
 
 
 def _be_expendable() -> None:
-    own = Path("/proc/self/oom_score_adj")
     with contextlib.suppress(OSError):  # no Linux
-        own.write_text(str(min(1000, int(own.read_text()) + EXPENDABLE)))
+        fd = os.open("/proc/self/oom_score_adj", os.O_RDWR)
+        try:
+            os.write(fd, str(min(1000, int(os.read(fd, 16)) + EXPENDABLE)).encode())
+        finally:
+            os.close(fd)
 
 
 def _reset_signals() -> None:
@@ -141,7 +145,14 @@ def limit_threads(threads: int) -> None:
     """Keep BLAS and OpenMP to `threads` in this process: the libraries loaded by now, and those loaded later."""
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(threads)
-    threadpoolctl.threadpool_limits(threads)
+    thread_pools().limit(limits=threads)
+
+
+@cache
+def thread_pools() -> threadpoolctl.ThreadpoolController:
+    """Those of the libraries loaded by now. To find them takes longer than all else at birth: a parent that forks does
+    it, `cache_clear` included, before its children would."""
+    return threadpoolctl.ThreadpoolController()
 
 
 def _reseed() -> None:
@@ -155,4 +166,9 @@ def _reseed() -> None:
 def prctl(option: int, value: int) -> None:
     """Set `option` of this process, where there is such a thing."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+        _libc().prctl(option, value, 0, 0, 0)
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)

@@ -12,7 +12,7 @@ from setproctitle import getproctitle, setproctitle
 
 from workerbee import memory
 from workerbee.address import Address
-from workerbee.birth import Birth
+from workerbee.birth import Birth, thread_pools
 from workerbee.board import Board
 from workerbee.brood import Brood
 from workerbee.child import Child
@@ -74,6 +74,8 @@ class Node:
         if work.options.start_method != "fork":
             work.function.packed()  # raises now, in the caller's face, not in every bee
         work.title("supervisor")
+        thread_pools.cache_clear()
+        thread_pools()
         with noted() as signals:
             announcer = Announcer(display, self.board, teller) if teller else None
             supervisor = self._make_supervisor(signals, display, announcer or display)

@@ -69,12 +69,10 @@ class Store:
 
     def stream(self, name: str, **values: Any) -> Iterator[tuple[Any, ...]]:
         """The rows that the query `name` yields, all of one instant, and no more than a thousand of them at a time."""
+        head = self._queries["declare_cursor"] + " "
         with self.transaction():
             with self.connection.cursor() as cursor:
-                cursor.execute(
-                    self._queries["declare_cursor"] + " " + self._queries[name],
-                    {"jobset_id": self.jobset_id, **values},
-                )
+                cursor.execute(head + self._queries[name], {"jobset_id": self.jobset_id, **values})
             while rows := self.run("fetch_rows"):
                 yield from rows
 

@@ -2,7 +2,11 @@
 
 -- name: add_bee
 -- A bee makes itself known; it holds nothing yet. So its node is alive: the keeper may not have come to say so.
-WITH heard AS (UPDATE wb_nodes SET beat_at = clock_timestamp(), ended_at = NULL WHERE node = %(node)s)
+WITH heard AS (
+    UPDATE wb_nodes SET beat_at = clock_timestamp(), ended_at = NULL
+    -- Not each time: where bees die often, they would wait for each other.
+    WHERE node = %(node)s AND (beat_at < now() - lease / 4 OR ended_at IS NOT NULL)
+)
 INSERT INTO {claims} (bee, node, pid) VALUES (nextval('wb_bees'), %(node)s, %(pid)s) RETURNING bee;
 
 -- name: hold_claim

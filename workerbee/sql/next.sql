@@ -6,8 +6,9 @@
 -- after so many microseconds; those that a keeper has cut off it are left alone: they may have been reset since. Claim
 -- up to `wanted` others at random: from those with the fewest attempts, from position `start` upwards, then from the
 -- lowest. A range that another bee holds is skipped, and so, unless the node is `alone`, is one whose job failed on it
--- last: another node may do better. No row: the claim has been taken away, and nothing is done. Position NULL: nothing is pending; 0: others hold what is. (For `lock_timeout` see transactions.sql. It stands
--- here since to say it with each call takes as long as a good part of the call.)
+-- last: another node may do better. No row: the claim has been taken away, and nothing is done. Position NULL: nothing
+-- is pending; 0: others hold what is. (For `lock_timeout` see transactions.sql. It stands here since to say it with each
+-- call takes as long as a good part of the call.)
 CREATE OR REPLACE FUNCTION {next}(my_bee bigint, my_number bigint, first bigint, took bigint[], wanted integer,
                                   my_node bigint, alone boolean, start bigint)
 RETURNS TABLE (pos bigint, job_id text, data text)

@@ -68,7 +68,7 @@ SELECT pos FROM {jobs} WHERE job_id = %(job_id)s;
 SELECT job_id, attempt, kind, type, exit_code, message, stack, log, final, failed_at, seconds, host, node, bee, pid
 FROM wb_failures
 WHERE jobset_id = %(jobset_id)s AND (%(pos)s IS NULL OR pos = %(pos)s) AND (%(kind)s IS NULL OR kind = %(kind)s)
-  AND (%(match)s IS NULL OR position(%(match)s::text IN concat(type, ': ', message)) > 0)
+  AND (%(match)s IS NULL OR position(%(match)s::text IN concat_ws(': ', type, message)) > 0)
 ORDER BY failure DESC;
 
 -- name: list_jobs

@@ -19,7 +19,7 @@ CREATE TEMPORARY TABLE wb_chosen (pos bigint PRIMARY KEY) ON COMMIT DROP;
 INSERT INTO pg_temp.wb_chosen
 SELECT DISTINCT f.pos FROM wb_failures f
 WHERE f.jobset_id = %(jobset_id)s AND f.final AND (%(kind)s IS NULL OR f.kind = %(kind)s)
-  AND (%(match)s IS NULL OR position(%(match)s::text IN concat(f.type, ': ', f.message)) > 0)
+  AND (%(match)s IS NULL OR position(%(match)s::text IN concat_ws(': ', f.type, f.message)) > 0)
   AND (%(every)s OR f.pos IN (SELECT j.pos FROM pg_temp.wb_staging s JOIN {jobs} j USING (job_id)));
 
 -- name: choose_ended
