@@ -18,6 +18,8 @@ import psycopg2
 import psycopg2.extensions
 import pytest
 
+from tests.command import JOBS, WORKERBEE
+
 ADDRESS_VARIABLES = {
     "dbname": "PGDATABASE",
     "host": "PGHOST",
@@ -129,3 +131,47 @@ def script(environ: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., su
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the module `myjobs`, for commands to run in."""
+    (tmp_path / "myjobs.py").write_text(JOBS)
+    return tmp_path
+
+
+@pytest.fixture
+def start(environ: dict[str, str], folder: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `workerbee` with these arguments in that folder."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*arguments: str, stdin: int = subprocess.DEVNULL, **more: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [WORKERBEE, *arguments],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=folder,
+            env={**environ, **more},
+            text=True,
+            errors="replace",
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def command(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., tuple[int, str, str]]:
+    """Run it to its end: exit code, stdout, stderr."""
+
+    def run(*arguments: str, input: str | None = None, **more: str) -> tuple[int, str, str]:
+        process = start(*arguments, stdin=subprocess.DEVNULL if input is None else subprocess.PIPE, **more)
+        out, err = process.communicate(input, timeout=100)
+        return process.returncode, out, err
+
+    return run

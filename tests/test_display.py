@@ -100,13 +100,24 @@ class Terminal:
         self._fd, tty = pty.openpty()
         self.resize(columns, rows)
         self.process = subprocess.Popen(
-            arguments, **surroundings, stdin=tty, stdout=tty, stderr=stderr or tty, start_new_session=True
+            arguments,
+            **surroundings,
+            stdin=tty,
+            stdout=tty,
+            stderr=stderr or tty,
+            start_new_session=True,
+            # Its own terminal, so that Ctrl-C means something there.
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - tests have no threads
         )
         os.close(tty)
 
     def resize(self, columns, rows):
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.screen.resize(rows, columns)
+
+    def type(self, text):
+        """Press the keys of `text`."""
+        os.write(self._fd, text.encode())
 
     def look(self):
         """The rows of the screen as they are now."""
@@ -281,7 +292,7 @@ def test_plain_lines(plain):
         "       2 x error: ValueError: no\\nway , e.g. job 'raise-\\x1b[31mx'",
     ]
     assert said[ours + 1] == "Failed attempts by cause:"
-    assert said[ours + 5] == "Each with its stack: SELECT * FROM wb_failures WHERE jobset_id = 'display'"
+    assert said[ours + 5] == "Each with its stack: workerbee failures --full display"
     assert said[ours + 6].startswith("jobset 'display': 3 of 6 jobs complete, 3 failed; here 3 completed, 3 failed, ")
     assert said[ours + 7 :] == [""]
     assert ran.stderr == "to stderr\n"

@@ -14,14 +14,18 @@ PACKAGE = Path(workerbee.__file__).parent
 def imports():
     """Module -> the modules of the package that it imports."""
     found = {}
-    for file in PACKAGE.glob("*.py"):
+    for file in PACKAGE.rglob("*.py"):
         below = set()
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "workerbee":
-                parts = node.module.split(".")[1:]
-                below |= {parts[0]} if parts else {alias.name for alias in node.names}
-        found[file.stem] = {name for name in below if (PACKAGE / f"{name}.py").exists()}
+                module = node.module.partition(".")[2]
+                below |= {f"{module}.{alias.name}".strip(".") for alias in node.names} | {module}
+        found[name_of(file)] = {name for name in below if (PACKAGE / f"{name.replace('.', '/')}.py").exists()}
     return found
+
+
+def name_of(file):
+    return ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
 
 
 def reached(start, graph):
@@ -48,6 +52,10 @@ def test_processes_know_no_sql_and_jobs_know_no_processes():
     graph = imports()
     database = {"store", "session", "queries", "address", "loading"}
     processes = {"child", "supervisor", "node", "signals", "output"}
+    # The command is on top of it all.
+    for module in graph:
+        if not module.startswith(("command.", "__main__")):
+            assert not any(below.startswith("command.") for below in reached(module, graph)), module
     for module in ("supervisor", "child", "output", "board"):
         assert reached(module, graph) & database == set(), module
     for module in ("bee", "store", "loading", "session"):
@@ -56,7 +64,7 @@ def test_processes_know_no_sql_and_jobs_know_no_processes():
 
 def test_sql_is_only_on_its_shelf():
     words = ("SELECT ", "INSERT INTO", "UPDATE ", "DELETE FROM", "CREATE TABLE")
-    for file in PACKAGE.glob("*.py"):
+    for file in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "execute":
                 assert file.stem in {"store", "link"}

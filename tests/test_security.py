@@ -36,7 +36,7 @@ PASSWORD = "pa55w0rd'\\ %&x"
 
 def calls():
     """Each call in the package, by its file and dotted name."""
-    for file in PACKAGE.glob("*.py"):
+    for file in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.Call):
                 yield file.stem, ast.unparse(node.func), node
@@ -51,7 +51,7 @@ def test_nothing_is_unpickled_but_what_the_parent_sent():
     assert "from json import loads" in (PACKAGE / "bee.py").read_text("utf-8")
     modules = {
         alias.name if isinstance(node, ast.Import) else node.module
-        for file in PACKAGE.glob("*.py")
+        for file in PACKAGE.rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text("utf-8")))
         if isinstance(node, (ast.Import, ast.ImportFrom))
         for alias in node.names
@@ -219,9 +219,9 @@ def test_the_password_is_in_no_repr(address, monkeypatch):
     nodes = []
     supervise = Node.supervise
 
-    def seen(node, display):
+    def seen(node, *display):
         nodes.append(node)
-        return supervise(node, display)
+        return supervise(node, *display)
 
     monkeypatch.setattr(Node, "supervise", seen)
     address = {**address, "password": PASSWORD}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import importlib.util
 import os
 import pwd
@@ -136,6 +135,8 @@ def find_programs(base: Path, package: Path) -> Path:
     """Where PostgreSQL's programs are; as root a copy, since `nobody` often cannot reach a venv."""
     if os.geteuid() != 0:
         return package / INSTALLATION / "bin"
+    import importlib.metadata  # not above: it takes as long to import as most of ours together
+
     copy = base / f"programs-{importlib.metadata.version(DISTRIBUTION)}"
     if not copy.exists():
         for old in base.glob("programs-*"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import traceback
 from collections.abc import Callable
 
@@ -17,12 +18,14 @@ class Interrupted(BaseException):
 
 
 def describe(error: BaseException, log: str = "") -> Failure:
-    """What `error`, raised by a job, says of itself and where it came from."""
+    """What `error`, raised by a job, says of itself and where it came from; `log` is the end of the job's output."""
     kind = type(error)
     # Without our own frame, the one that made the call.
     trace = error.__traceback__ and error.__traceback__.tb_next
     name = _said(lambda: f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."), "its class's name")
     message = _said(lambda: str(error), "its __str__")
+    if isinstance(error, subprocess.CalledProcessError) and not log:
+        log = _said(lambda: _text(error.stderr), "its stderr")
     stack = _said(lambda: "".join(traceback.format_exception(kind, error, trace)), "no traceback: formatting it")
     return Failure(
         Kind.ERROR,
@@ -31,6 +34,10 @@ def describe(error: BaseException, log: str = "") -> Failure:
         storable(stack, STACK_LIMIT),
         log=storable(log, STACK_LIMIT),
     )
+
+
+def _text(output: object) -> str:
+    return output.decode("utf-8", "backslashreplace") if isinstance(output, bytes) else str(output or "")
 
 
 def _said(read: Callable[[], str], what: str) -> str:

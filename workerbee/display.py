@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Sequence
-
-from rich.console import RenderableType
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
 from workerbee.board import Board
 from workerbee.events import Event
 from workerbee.job import Charge, FailureGroup, Job, JobsetSummary, Kind, State
 from workerbee.progress import Progress
-from workerbee.terminal import Screen, Stream, harmless
-from workerbee.text import printable
+from workerbee.terminal import Stream
+from workerbee.text import printable, shown
 
 log = logging.getLogger(__name__)
 
 # Seconds between progress lines: a run of hours needs fewer of them.
 FIRST_LINES_EVERY, LAST_LINES_EVERY = 5.0, 60.0
-BAR_EVERY = 0.1
 LINE_WIDTH = 160
 # Failures told one by one: so many at once, then so many a second.
 FAILURES_AT_ONCE, FAILURES_PER_SECOND = 20.0, 1.0
@@ -61,6 +56,16 @@ class Quiet:
     def happened(self, event: Event) -> None:
         """A failure was charged."""
         log.warning("%s", told(event))
+
+    def started(self, _slot: int) -> None:
+        """A bee was started: nothing to see."""
+
+    def died(self, _slot: int, _code: int) -> None:
+        """A bee died: its failure will be told."""
+
+    def wrong(self, what: str, error: BaseException) -> None:
+        """The caller's own code raised."""
+        log.error("%s", what, exc_info=error)
 
     def refresh(self) -> float:
         """Show what has changed; the seconds until that is worth doing again."""
@@ -123,6 +128,10 @@ class Lines(Quiet):
         if self._flood.admits():
             self._show(told(event), "red" if event.state is State.FAILED else "yellow")
 
+    def wrong(self, what: str, error: BaseException) -> None:
+        where = "".join(traceback.format_tb(error.__traceback__)[-1:]).strip().partition("\n")[0]
+        self.say(f"{what}: {type(error).__name__}: {shown(error)}, {where}")
+
     def watch(self, board: Board) -> None:
         self._progress = Progress(board)
         self._begun = time.monotonic()
@@ -151,65 +160,6 @@ class Lines(Quiet):
 
     def _show(self, line: str, _style: str = "") -> None:
         self._stdout.write(line + "\n")
-
-
-class Bar(Lines):
-    """A bar at the bottom of a terminal, and above it what happened and what jobs print."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._screen = Screen()
-        self._above: list[str] = []
-        self._watching = False
-
-    def out(self, line: str) -> None:
-        # Drawn with the next bar: a job may print faster than a bar can be drawn.
-        self._above.append(harmless(line) + "\n")
-
-    def err(self, line: str) -> None:
-        if self._stderr.is_terminal:
-            self.out(line)
-        else:
-            super().err(line)
-
-    def watch(self, board: Board) -> None:
-        super().watch(board)
-        self._next = 0.0
-        self._watching = True
-
-    def refresh(self) -> float:
-        self._tell_held()
-        now = time.monotonic()
-        if now >= self._next:
-            self._next = now + BAR_EVERY
-            self._draw()
-        return max(0.0, self._next - now)
-
-    def close(self) -> None:
-        super().close()
-        self._draw(last=True)
-        self._watching = False
-
-    def _show(self, line: str, _style: str = "") -> None:
-        self._above.append((self._screen.styled(line, _style) if _style else line) + "\n")
-        if not self._watching:
-            self._draw()
-
-    def _draw(self, last: bool = False) -> None:
-        above, self._above = "".join(self._above), []
-        self._screen.draw(above, self._block() if self._watching else [], last)
-
-    def _block(self) -> list[RenderableType]:
-        progress = self._progress
-        if progress is None:
-            return []
-        bar = ProgressBar(total=1.0, completed=progress.share, width=min(40, self._screen.width // 2))
-        row = Table.grid(padding=(0, 1))
-        row.add_row(bar, Text(progress.percent), Text(progress.left(), no_wrap=True, overflow="ellipsis"))
-        lines: list[RenderableType] = [row, Text(progress.status())]
-        if longest := progress.longest(self._screen.width):
-            lines.append(Text(longest, style="dim"))
-        return lines
 
 
 class Narrator(Lines):
@@ -250,15 +200,6 @@ class Mute(Quiet):
         self.happened(Event.of(None, charge))
 
 
-def chosen(verbose: bool, supervised: bool) -> Quiet:
-    """The display for a run."""
-    if not supervised:
-        return Narrator() if verbose else Mute()
-    if not verbose:
-        return Quiet()
-    return Bar() if Stream("stdout").is_terminal else Lines()
-
-
 def ended(summary: JobsetSummary, groups: Sequence[FailureGroup], most: int) -> list[str]:
     """The last lines of a run: failures by kind and message, and the totals.
 
@@ -271,7 +212,7 @@ def ended(summary: JobsetSummary, groups: Sequence[FailureGroup], most: int) -> 
     if len(groups) > most:
         lines.append("  and other causes")
     if groups:
-        lines.append(f"Each with its stack: SELECT * FROM wb_failures WHERE jobset_id = '{summary.jobset_id}'")
+        lines.append(f"Each with its stack: workerbee failures --full {summary.jobset_id}")
     lines.append(str(summary))
     if left := summary.total - summary.complete - summary.failed:
         lines.append(f"The same call goes on with the {left} job{'s' * (left != 1)} left.")

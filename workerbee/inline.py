@@ -26,6 +26,7 @@ from workerbee.session import Session
 from workerbee.signals import Signals, noted
 from workerbee.slot import Phase, Verdict
 from workerbee.stopping import Stopping
+from workerbee.telling import TellingWitness
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between looks at what others still hold
 LOOK_AFTER_KEEPER = 1.0
@@ -39,7 +40,7 @@ class Inline:
     code that never comes back cannot be interrupted, nor one that is run in another thread than the main one.
     """
 
-    def __init__(self, node: Node, witness: Narrator | Mute) -> None:
+    def __init__(self, node: Node, witness: Narrator | Mute | TellingWitness) -> None:
         self._node = node
         self._witness = witness
         self._slot = node.board.slots[0]

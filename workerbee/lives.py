@@ -30,6 +30,7 @@ from workerbee.job import Charge, Claim, Job, Limits
 from workerbee.keeper import Keeper
 from workerbee.options import NodeOptions
 from workerbee.portable import Portable
+from workerbee.rotation import rotate
 from workerbee.session import Session
 from workerbee.slot import Phase, Verdict
 from workerbee.text import printable
@@ -93,6 +94,7 @@ class _Reporter:
         self._index = index
         self._slot = work.board.slots[index]
         self._sender = Sender(work.events)
+        self._log = work.log(index)
         self._interrupted = False
         self.hears_each = work.options.log_dir is not None
         self._name = ""
@@ -109,8 +111,9 @@ class _Reporter:
             self._name, self._titled = name, now
 
     def claimed(self, _job: Job) -> None:
-        with contextlib.suppress(OSError):  # a job has closed it
-            self._slot.log_start = os.fstat(1).st_size
+        if self._log:
+            with contextlib.suppress(OSError):  # a job has closed it
+                self._slot.log_start = rotate(self._log)
 
     def completed(self, _job: Job) -> None:
         """The board says it."""

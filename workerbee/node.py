@@ -30,7 +30,8 @@ from workerbee.portable import Portable
 from workerbee.probation import Probation
 from workerbee.signals import Signals, noted
 from workerbee.stopping import Stopping
-from workerbee.supervisor import Duty, Supervisor
+from workerbee.supervisor import Audience, Duty, Supervisor
+from workerbee.telling import Announcer, Teller
 
 
 class Node:
@@ -67,7 +68,7 @@ class Node:
             secrets.token_hex(8),
         )
 
-    def supervise(self, display: Quiet) -> signal.Signals | None:
+    def supervise(self, display: Quiet, teller: Teller | None = None) -> signal.Signals | None:
         """Run bees under a supervisor until there is no more work; returns the signal that ended it before."""
         work = self.work
         if work.options.start_method != "fork":
@@ -76,15 +77,18 @@ class Node:
         thread_pools.cache_clear()
         thread_pools()
         with noted() as signals:
-            supervisor = self._make_supervisor(signals, display)
+            announcer = Announcer(display, self.board, teller) if teller else None
+            supervisor = self._make_supervisor(signals, display, announcer or display)
             display.watch(self.board)
             try:
                 supervisor.run()
             finally:
+                if announcer:
+                    announcer.close()
                 display.close()
         return signals.stops[0] if signals.stops else None
 
-    def _make_supervisor(self, signals: Signals, display: Quiet) -> Supervisor:
+    def _make_supervisor(self, signals: Signals, display: Quiet, audience: Audience) -> Supervisor:
         board, options = self.board, self.work.options
         self.stopping = stopping = Stopping(board, options.grace, display.say)
         self._brood = brood = Brood(self.work.mark)
@@ -101,7 +105,7 @@ class Node:
             self.wake,
             self._receiver,
             signals,
-            display,
+            audience,
             duties,
             lambda: guard.crowd,
         )

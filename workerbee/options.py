@@ -104,6 +104,12 @@ def check_jobs(job_ids: object, job_data: object) -> None:
         )
 
 
+def check_on_event(on_event: object) -> None:
+    """Nobody, or something to call with each event."""
+    if on_event is not None and not callable(on_event):
+        raise InvalidType(f"on_event must be callable as on_event(event), not {shown(on_event)}")
+
+
 def check_limits(max_attempts: object, max_crashes: object) -> Limits:
     """How often a job may fail."""
     return Limits(_whole("max_attempts", max_attempts, 32000), _whole("max_crashes", max_crashes, 32000))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -17,7 +16,7 @@ from workerbee import embedded
 from workerbee import options as checks
 from workerbee.address import Address, connect, refusal, resolve
 from workerbee.child import occupy_standard_fds
-from workerbee.display import Mute, Narrator, Quiet, chosen, ended
+from workerbee.display import Lines, Mute, Narrator, Quiet, ended
 from workerbee.errors import DatabaseError, WorkerbeeError, spare_our_frames
 from workerbee.inline import Inline
 from workerbee.job import JobFunction, JobsetSummary
@@ -26,8 +25,8 @@ from workerbee.loading import set_up
 from workerbee.node import Node
 from workerbee.session import Session
 from workerbee.staging import JobData, JobIds
-
-log = logging.getLogger(__name__)
+from workerbee.telling import NodeEvent, Teller, TellingWitness
+from workerbee.terminal import Stream
 
 CAUSES_SHOWN = 10
 
@@ -60,6 +59,7 @@ def postgres_jobset(
     start_method: Literal["fork", "spawn", "forkserver"] | None = None,
     threads_per_bee: int = 1,
     log_dir: str | os.PathLike[str] | None = None,
+    on_event: Callable[[NodeEvent], object] | None = None,
 ) -> JobsetSummary:
     """Run `job_function(job_id, job_data)` for every job of a jobset, here and wherever else the same call is made.
 
@@ -77,7 +77,10 @@ def postgres_jobset(
     number of bees. A bee claims `claim` jobs at once: 'one', a number, or 'auto' for as many as should be through
     within 50 ms; what has ended of a claim is settled with the next. It is replaced after `max_jobs_per_bee` jobs at
     the latest, may use `threads_per_bee` BLAS threads, and is started by `start_method` (default: fork on Linux). With
-    `log_dir`, what it prints goes to a file there.
+    `log_dir`, what it prints goes to a file there, put aside when it has grown beyond 10 MB; three old ones are kept.
+
+    `on_event` is called with a `NodeEvent` for what happens on this node: in the process that calls us, between other
+    duties, so it should take milliseconds. What it raises is shown once, and changes nothing.
 
     A bee whose job runs for longer than `job_timeout` seconds, or which uses more than `memory_limit` (bytes, or text
     like '4GB', '512MiB'), is killed with all it started; the job is charged, a timeout counting as an error and memory
@@ -96,6 +99,7 @@ def postgres_jobset(
         checks.check_jobset_id(jobset_id)
         checks.check_job_function(job_function)
         checks.check_jobs(job_ids, job_data)
+        checks.check_on_event(on_event)
         limits = checks.check_limits(max_attempts, max_crashes)
         node_options = checks.check_node(
             processes=processes,
@@ -114,13 +118,13 @@ def postgres_jobset(
             log_dir=log_dir,
         )
         occupy_standard_fds()
-        display = chosen(verbose, supervised=node_options.bees is not None)
+        display = _display(verbose, supervised=node_options.bees is not None)
         address = resolve(host, port, user, database, password)
         try:
             row = _join(address, jobset_id, job_ids, job_data, node_options, display)
             ready = time.monotonic()
             node = None if row is None else Node(address, jobset_id, job_function, limits, node_options, row)
-            stopped = None if node is None else _work(node, display)
+            stopped = None if node is None else _work(node, display, Teller(on_event, display) if on_event else None)
             try:
                 patience = node_options.db_patience if stopped is None else 0.0
                 summary = _summarise(
@@ -142,10 +146,24 @@ def postgres_jobset(
     return summary
 
 
-def _work(node: Node, display: Quiet) -> signal.Signals | None:
+def _display(verbose: bool, supervised: bool) -> Quiet:
+    if not supervised:
+        return Narrator() if verbose else Mute()
+    if not verbose:
+        return Quiet()
+    if not Stream("stdout").is_terminal:
+        return Lines()
+    from workerbee.bar import Bar  # not above: rich takes longer to import than all of ours
+
+    return Bar()
+
+
+def _work(node: Node, display: Quiet, teller: Teller | None) -> signal.Signals | None:
     """Do this node's share; the signal that ended it before there was nothing left."""
     try:
-        return Inline(node, display).run() if isinstance(display, (Narrator, Mute)) else node.supervise(display)
+        if not isinstance(display, (Narrator, Mute)):
+            return node.supervise(display, teller)
+        return Inline(node, TellingWitness(display, teller) if teller else display).run()
     finally:
         node.close()
 

@@ -31,6 +31,12 @@ class Audience(Protocol):
     def say(self, line: str) -> None:
         """Something about the node as a whole."""
 
+    def started(self, slot: int) -> None:
+        """There is a bee in this slot."""
+
+    def died(self, slot: int, code: int) -> None:
+        """The bee of this slot has died, with this exit code, negative for a signal."""
+
 
 class Duty(Protocol):
     """Something to look after besides: a limit, a time."""
@@ -126,6 +132,7 @@ class Supervisor:
             self._backoff.ended(index, code)
             slot.exit_code = code
             slot.move(Phase.DEAD)
+            self._audience.died(index, code)
         else:
             self._backoff.ended(index)
             if slot.phase is Phase.NO_WORK:
@@ -185,6 +192,7 @@ class Supervisor:
             return
         slot.pid = bee.pid
         self._brood.add_bee(index, bee, outputs)
+        self._audience.started(index)
 
     def _look_after_duties(self) -> None:
         self._due = min(duty.look() for duty in (self._housekeeping, *self._duties))

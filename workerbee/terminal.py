@@ -1,4 +1,4 @@
-"""Writing to stdout and stderr so that no run ends for it, and a block of lines at the bottom of a terminal."""
+"""Writing to stdout and stderr so that no run ends for it, and lines that do a terminal no harm."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Sequence
-from typing import IO, Any, cast
-
-from rich.console import Console, RenderableType
-from rich.text import Text
 
 _CONTROL = re.compile(
     r"(?P<style>\x1b\[[\d;:]*m)"
     r"|\x1b\[[0-?]*[ -/]*[@-~]"  # moves the cursor, clears, switches modes
     r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # window titles, links
-    r"|(?P<other>[\x00-\x08\x0a-\x1f\x7f-\x9f])"
+    # The last ones turn text around, or end lines elsewhere.
+    r"|(?P<other>[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069])"
 )
 
 
@@ -61,57 +57,6 @@ class Stream:
             os.close(null)
         if self._name == "stdout":
             Stream("stderr").write("workerbee: nobody reads stdout any more; the run goes on without it\n")
-
-
-class _Measure:
-    """All that rich may ask of `sys.stdout`; it writes nothing there, not even nothing: that fails, too."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        """There is nothing to flush."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stdout, name)
-
-
-class Screen:
-    """The terminal that stdout is: text that scrolls away, and below it a block of lines that is drawn anew.
-
-    The cursor rests at the beginning of the block, so that clearing from there removes all of it, whatever a resize
-    has made of its lines. If this process is killed, the shell goes on there, with nothing switched off.
-    """
-
-    def __init__(self) -> None:
-        self._stream = Stream("stdout")
-        self._console = Console(file=cast(IO[str], _Measure()), highlight=False)
-        self._shown = ""
-
-    @property
-    def width(self) -> int:
-        """The characters that a line of the block may have: without the last column, where terminals differ."""
-        return max(1, self._console.width - 1)
-
-    def styled(self, line: str, style: str) -> str:
-        """`line` in a style, where the terminal has styles."""
-        with self._console.capture() as capture:
-            self._console.print(Text(line, style=style), soft_wrap=True, end="")
-        return capture.get()
-
-    def draw(self, above: str, block: Sequence[RenderableType] = (), last: bool = False) -> None:
-        """Write `above`, whole lines, over the old block, and the new block below it; the `last` one stays."""
-        block = block[: self._console.height]  # more would scroll away, and could not be cleared
-        with self._console.capture() as capture:
-            for line in block:
-                self._console.print(line, width=self.width, no_wrap=True, overflow="ellipsis", height=1)
-        shown = capture.get()
-        if block and not last:
-            shown = shown.removesuffix("\n") + "\r" + f"\x1b[{len(block) - 1}A" * (len(block) > 1)
-        if above or last or shown != self._shown:
-            # In one write, or it would flicker.
-            self._stream.write(("\r\x1b[J" if self._shown else "") + above + shown)
-        self._shown = "" if last else shown
 
 
 def harmless(line: str) -> str:

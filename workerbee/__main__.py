@@ -1,0 +1,5 @@
+"""`python -m workerbee` is `workerbee`."""
+
+from workerbee.command.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""The `workerbee` command: a thin layer over the library, for who has no script at hand."""
