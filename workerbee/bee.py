@@ -222,9 +222,7 @@ class Bee:
 
     def _settle_and_claim(self, store: Store) -> tuple[Claim | None, bool]:
         header = self._header
-        return store.settle_and_claim(
-            self._claim, self._seconds, self._next_size(), header.node, alone=not header.others
-        )
+        return store.settle_and_claim(self._claim, self._seconds, self._next_size(), header.node, alone=header.is_alone)
 
     def _next_size(self) -> int:
         """How many jobs to claim: what fits into the span, but neither twice what went well before, nor more than half

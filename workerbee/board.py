@@ -73,6 +73,11 @@ class Header(ctypes.Structure):
         ("_why", ctypes.c_char * 1024),
     ]
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other node could take what failed here; not before that is known."""
+        return self.counted > 0 and not self.others
+
     def write_why(self, text: str) -> None:
         self._why = fitting(text, 1023)
 

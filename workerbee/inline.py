@@ -120,7 +120,7 @@ class Inline:
             self._slot.move(Phase.EMPTY)
             counts = session.call(lambda store: store.counts(self._header.node))
             # The keeper knows when others have had the first choice for long enough.
-            while not (counts.offered or (counts.pending and not self._header.others)) and not self._header.stop:
+            while not (counts.offered or (counts.pending and self._header.is_alone)) and not self._header.stop:
                 if counts.finished:
                     return
                 self._look_after_keeper()
