@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
+import psycopg2
 import pytest
 
 from tests.helpers import alive, wait_until
@@ -25,9 +26,11 @@ from workerbee.batch import seconds_left
 from workerbee.board import Board
 from workerbee.curfew import Curfew, FailureLimit
 from workerbee.guards import MemoryGuard
+from workerbee.loading import set_up
 from workerbee.probation import FEW, Probation
 from workerbee.slot import Phase, Verdict
 from workerbee.stopping import Stopping
+from workerbee.store import Store
 
 
 def spin():
@@ -572,3 +575,26 @@ def test_fewer_bees_run_while_memory_is_short(stopping):
         assert killed == [0]
         thin.communicate(b"\n")
     assert len(said) == 1
+
+
+@pytest.mark.parametrize("processes", [None, 1])
+def test_what_others_have_no_time_for_is_tried_again_here(address, sql, parameters, processes, tmp_path):
+    store = Store(psycopg2.connect(**parameters), "choosy")
+    set_up(store, ["a"], None, lambda _: None)
+    node = store.add_node("busy", "elsewhere", 1, 3600)
+    store.close()
+    tried = tmp_path / "tried"
+
+    def job(_job_id, _data):
+        if not tried.exists():
+            tried.touch()
+            raise ValueError
+
+    summary = postgres_jobset("choosy", job, **address, verbose=False, processes=processes, lease=1, stop_after=90)
+    assert summary.ok
+    # Not before the other node had had the time to.
+    ((seconds,),) = sql(
+        "SELECT extract(epoch FROM finished_at - failed_at)::float8 FROM wb__choosy JOIN wb_failures USING (pos)"
+    )
+    assert seconds > 1
+    assert sql("SELECT ended_at FROM wb_nodes WHERE node = %s", node) == [(None,)]

@@ -15,7 +15,9 @@ import pytest
 
 from tests.helpers import wait_until
 from tests.server import free_port, open_folder, running
-from workerbee import cluster
+from workerbee import Jobset, cluster, postgres_jobset
+from workerbee.job import Counts
+from workerbee.records import Added, Reset
 
 # The program of the system, or of a wheel beside the Python that runs the tests.
 PROGRAM = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"]))
@@ -196,6 +198,25 @@ def test_two_starters_at_once(start, sql, tmp_path):
     said = second.communicate()[0]
     assert second.returncode == 0, said
     assert_all_done(first, tmp_path, sql)
+
+
+@pytest.mark.parametrize("pooler", POOLS, indirect=True)
+def test_a_jobset_is_seen_and_steered(pooler, parameters, sql, tmp_path):
+    # A temporary table, a cursor and a lock, each within one transaction: the next may be another session's.
+    address = {**parameters, "host": "127.0.0.1", "port": pooler.port}
+    address["database"] = address.pop("dbname")
+    postgres_jobset("pooled", lambda *_: None, map(str, range(5)), **address, verbose=False)
+    jobset = Jobset("pooled", **address)
+    assert jobset.add(map(str, range(3000))) == Added(2995, 5)
+    assert jobset.reset(["0", "1"]) == Reset(2, 0)
+    assert jobset.retry() == 0
+    assert jobset.stop() == 0
+    assert len({job.job_id for job in jobset.jobs()}) == 3000
+    assert list(jobset.failures()) == []
+    assert jobset.status().counts == jobset.history().jobset.counts == Counts(3000, 2997, 0, 0)
+    assert jobset.export(tmp_path / "jobs.csv") == 3000
+    jobset.drop()
+    assert sql("SELECT relname FROM pg_class WHERE relname LIKE 'wb%pooled'") == []
 
 
 @pytest.mark.parametrize("processes", [None, 3])

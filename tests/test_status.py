@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import psycopg2
 import pytest
 
 from tests.helpers import wait_until
 from workerbee import DatabaseError, InvalidType, InvalidValue, Jobset, JobsetNotFound, list_jobsets, postgres_jobset
+from workerbee.address import Address, connect
+from workerbee.board import Board
 from workerbee.job import Counts, Kind
 from workerbee.loading import set_up
+from workerbee.logbook import Logbook
+from workerbee.session import Session
 from workerbee.status import Overview
 from workerbee.store import Store
 from workerbee.survey import SAMPLE
@@ -215,3 +220,29 @@ def test_a_nodes_logbook(address, sql, processes):
     assert max(bees for bees, *_ in entries) == (processes or 1)
     complete = [complete for _, complete, *_ in entries]
     assert complete == sorted(complete)
+
+
+def test_a_logbook_has_more_entries_when_there_is_more_to_say(parameters, sql, monkeypatch):
+    session = Session(Address(parameters), "log", "test", patience=0, connect=connect)
+    session.call(lambda store: set_up(store, ["a"], None, lambda _: None))
+    now = 1000.0
+    monkeypatch.setattr("workerbee.logbook.time", SimpleNamespace(monotonic=lambda: now))
+    board = Board(1)
+    logbook = Logbook(session, board)
+
+    def entries(seconds, jobs=0):
+        """How many are made meanwhile, when a keeper looks four times a second."""
+        nonlocal now
+        ((before,),) = sql("SELECT count(*) FROM wb_progress")
+        for _ in range(4 * seconds):
+            now += 0.25
+            board.slots[0].completed += jobs
+            logbook.write_if_due()
+        return sql("SELECT count(*) FROM wb_progress")[0][0] - before
+
+    assert entries(10, jobs=1) == 10
+    assert 5 <= entries(10, jobs=1) <= 8
+    assert entries(300) <= 11
+    assert entries(300, jobs=1) <= 11
+    board.close()
+    session.close()

@@ -24,8 +24,9 @@ def describe(error: BaseException, log: str = "") -> Failure:
     trace = error.__traceback__ and error.__traceback__.tb_next
     name = _said(lambda: f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."), "its class's name")
     message = _said(lambda: str(error), "its __str__")
-    if issubclass(kind, subprocess.CalledProcessError) and not log:  # isinstance would ask the error itself
-        log = _said(lambda: _text(getattr(error, "stderr", None)), "its stderr")
+    # Not isinstance(), which asks the error what it is.
+    if issubclass(kind, subprocess.CalledProcessError) and not log:
+        log = _said(lambda: _text(getattr(error, "stderr", "")), "its stderr")
     stack = _said(lambda: "".join(traceback.format_exception(kind, error, trace)), "no traceback: formatting it")
     return Failure(
         Kind.ERROR,

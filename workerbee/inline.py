@@ -119,7 +119,8 @@ class Inline:
             self._slot.clear()
             self._slot.move(Phase.EMPTY)
             counts = session.call(lambda store: store.counts(self._header.node))
-            while not counts.offered and not self._header.stop:
+            # The keeper knows when others have had the first choice for long enough.
+            while not (counts.offered or (counts.pending and not self._header.others)) and not self._header.stop:
                 if counts.finished:
                     return
                 self._look_after_keeper()

@@ -12,6 +12,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from workerbee.board import Board, Order
@@ -26,6 +27,8 @@ from workerbee.text import ending, storable
 from workerbee.watch import Watch
 
 COUNT_EVERY = 1.0  # seconds between counts while bees work
+COUNTS_APART = 0.02  # seconds between any two of them, and as many times what one takes
+COUNT_SHARE = 20
 LONG = 2.0  # seconds after which a claim is cut down to the running job: a second more than bees start jobs of it
 CUT_AGAIN = 0.5  # seconds after which it is tried again, when somebody was at the claim
 NOTICED = 0.01  # seconds within which a bee's word is seen by others, however the processor orders what is written
@@ -87,7 +90,9 @@ class Keeper:
         self._next_count = 0.0
         self._next_cut = 0.0
         self._beaten = self._listening = 0.0
+        self._earliest_count = 0.0
         self._count_pause = 0.1
+        self._offered = time.monotonic()  # when there was last a job for us to claim, or none at all
 
     def run(self) -> None:
         """Keep house until the supervisor closes the node, or is dead."""
@@ -98,7 +103,7 @@ class Keeper:
             self._cut_long()
             self._count()
             if self._watch.wait(min(self._next_beat, self._next_count, self._next_cut) - time.monotonic()):
-                self._next_count = 0.0
+                self._next_count = min(self._next_count, self._earliest_count)
             if self._watch.supervisor_died():
                 self._bury()
                 break
@@ -221,6 +226,12 @@ class Keeper:
         # Before asking: the counts speak of nothing that happens after it.
         asked = time.monotonic()
         counts = self._session.call(lambda store: store.counts(header.node))
+        answered = time.monotonic()
+        if counts.offered or not counts.pending:
+            self._offered = answered
+        elif answered - self._offered > self._lease:
+            # The others have had the first choice for long enough: they are busy.
+            counts = replace(counts, offered=counts.pending, others=0)
         waiting = not any(slot.phase is Phase.ALIVE for slot in self._board.slots) and not counts.offered
         header.total, header.pending = counts.total, counts.pending
         header.claimed, header.failed, header.failed_here = counts.claimed, counts.failed, self._board.failed
@@ -231,7 +242,8 @@ class Keeper:
         self._logbook.write_if_due()
         self._count_pause = min(2 * self._count_pause, LONGEST_COUNT_PAUSE) if waiting else 0.1
         pause = random.uniform(0.5, 1) * self._count_pause if waiting else COUNT_EVERY
-        self._next_count = time.monotonic() + pause
+        self._earliest_count = answered + max(COUNTS_APART, COUNT_SHARE * (answered - asked))
+        self._next_count = max(time.monotonic() + pause, self._earliest_count)
 
     def _all_settled(self) -> bool:
         return not any(slot.phase is Phase.DEAD for slot in self._board.slots)
