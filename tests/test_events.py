@@ -192,16 +192,21 @@ postgres_jobset("logs", job2, ids, processes=1, max_attempts=3, log_dir="logs", 
 
 @pytest.mark.parametrize(
     "sabotage",
-    ["os.dup2(os.open('mine', os.O_RDWR | os.O_CREAT), 1)", "os.close(1)", "Path('logs').rename('moved')"],
+    [
+        "os.dup2(os.open('mine', os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)",
+        "os.close(1)",
+        "Path('logs').rename('moved')",
+    ],
 )
 def test_a_job_that_takes_its_log_away_disturbs_no_rotation(environ, tmp_path, sabotage):
     code = (
         JOBS
         + f"""
 def sabotage(job_id, data):
-    print("x" * 5_000_000, flush=True)
-    if job_id == "0":
+    if not Path("done").exists():
+        Path("done").touch()
         {sabotage}
+    print("x" * 5_000_000, flush=True)
 summary = postgres_jobset("logs", sabotage, [*map(str, range(12))], processes=1, log_dir="logs", claim="one")
 print("ok", summary.ok)
 """
@@ -211,3 +216,22 @@ print("ok", summary.ok)
         [sys.executable, "script.py"], cwd=tmp_path, env=environ, capture_output=True, text=True, check=True
     )
     assert ran.stdout.endswith("ok True\n")
+    assert not list(tmp_path.rglob("*.log.*"))
+
+
+def test_a_log_begins_anew_for_a_job_that_fails(script, sql, tmp_path):
+    process = script(
+        JOBS
+        + """
+def chatter(job_id, data):
+    print("x" * 11_000_000)
+    print("end of", job_id)
+    raise ValueError(job_id)
+postgres_jobset("logs", chatter, ["a"], processes=1, max_attempts=3, log_dir="logs")
+"""
+    )
+    assert process.wait(100) == 0
+    assert len(list((tmp_path / "logs").glob("*.log.*"))) == 2
+    rows = sql("SELECT log FROM wb_failures")
+    assert len(rows) == 3
+    assert all(log.endswith("x\nend of a\n") for (log,) in rows)

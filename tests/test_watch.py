@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import termios
+from pathlib import Path
 
 import pytest
 
@@ -104,7 +105,9 @@ def test_the_terminal_is_restored(jobset, watch, sql, how, code):
     assert jobset.poll() is None
     run = watch("watched", "--every", "0.2")
     shows(run, r"^q quit")
-    run.type("\x1a")  # Ctrl-Z
+    # Ctrl-Z would stop us with the terminal as it is.
+    ignored = re.search(r"^SigIgn:\s*(\w+)", Path(f"/proc/{run.process.pid}/status").read_text(), re.MULTILINE)
+    assert int(ignored[1], 16) >> (signal.SIGTSTP - 1) & 1
     run.type("f")
     shows(run, r"f back")
     if how == "drop":
