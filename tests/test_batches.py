@@ -226,7 +226,7 @@ def test_nothing_is_started_of_a_claim_that_is_old_or_cut(bee):
     bee.slot.learn(0.01)
     assert bee.run(10, age=FRESH) == []
     # Where answers take so long, it takes one at a time, for as long as nobody can have given it away.
-    assert bee.bee._next_size() == 1
+    assert bee.bee._portion.next() == 1
     assert bee.run(1, age=FRESH) == [10]
     assert bee.run(1, age=15) == []
     bee.header.stop = 1
@@ -237,7 +237,7 @@ def test_how_many_are_claimed(bee):
     header, slot = bee.header, bee.slot
 
     def sizes(n):
-        return [bee.bee._next_size() for _ in range(n)]
+        return [bee.bee._portion.next() for _ in range(n)]
 
     header.offered = 10**6
     assert sizes(3) == [1, 1, 1]  # nothing is known of the jobs yet

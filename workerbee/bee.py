@@ -17,11 +17,11 @@ from typing import Protocol
 from workerbee.board import Board
 from workerbee.description import Interrupted, describe
 from workerbee.job import Charge, Claim, Job, JobFunction, Limits, Outcome, State
+from workerbee.portion import Portion
 from workerbee.session import Session
-from workerbee.slot import BATCH, Phase
+from workerbee.slot import Phase
 from workerbee.store import Store
 
-SPAN = 0.05  # seconds that the jobs of a claim should take together
 FRESH = 1.0  # seconds after it was asked for in which jobs of a claim may start; the keeper waits longer (keeper.LONG)
 HOLD = 0.05  # seconds between looks at whether the node holds its bees back
 # Seconds in which no process has forked. Nor is it worth asking after so short a job whether it left a timer running;
@@ -51,7 +51,8 @@ class Bee:
     """Works for a jobset, in the process that `run()` is called in, until nothing is pending.
 
     What it does stands in slot `index` of the board, so that nothing is lost when it dies; `read_log` gives what
-    the running job has written to the bee's log; `tidy` is called after each call of the function.
+    the running job has written to the bee's log; `tidy` is called after each call of the function that was not over in
+    an instant, and after each claim.
 
     It claims `claim` jobs at once, or by default as many as should be through within 50 ms, judged by those before,
     and starts them only while nobody can have given them away: by the keeper's rule for claims of many, and by the
@@ -78,9 +79,7 @@ class Bee:
         self._session = session
         self._header = board.header
         self._slot = board.slots[index]
-        self._bees = len(board.slots)
-        self._fixed_size = claim
-        self._size = 1
+        self._portion = Portion(board, index, claim, most_jobs)
         self._function = function
         self._limits = limits
         self._witness = witness
@@ -121,7 +120,7 @@ class Bee:
         for index, job in enumerate(claim.jobs):
             if started > too_late:
                 # Where answers take so long, a single job is all that can be had in time.
-                self._size = 0
+                self._portion.shrink()
                 break
             if header.stop or self._stopped or slot.condemned:
                 break
@@ -222,19 +221,9 @@ class Bee:
 
     def _settle_and_claim(self, store: Store) -> tuple[Claim | None, bool]:
         header = self._header
-        return store.settle_and_claim(self._claim, self._seconds, self._next_size(), header.node, alone=header.is_alone)
-
-    def _next_size(self) -> int:
-        """How many jobs to claim: what fits into the span, but neither twice what went well before, nor more than half
-        of an even share of what is left."""
-        header = self._header
-        if self._fixed_size is not None:
-            self._size = self._fixed_size
-        else:
-            share = header.offered // (2 * self._bees * (1 + header.others))
-            usual = self._slot.usual
-            self._size = max(1, min(2 * self._size, share, int(SPAN / usual) if usual else 1, BATCH))
-        return self._size if self._most_jobs is None else min(self._size, self._most_jobs - self._slot.jobs)
+        return store.settle_and_claim(
+            self._claim, self._seconds, self._portion.next(), header.node, alone=header.is_alone
+        )
 
     def _count_done(self) -> None:
         if self._seconds:
