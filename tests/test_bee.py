@@ -98,3 +98,29 @@ def test_a_bee_condemned_for_a_job_that_has_ended_since_starts_no_other(address,
     assert sql("SELECT job_id FROM wb__condemned WHERE state = 'COMPLETE' ORDER BY 1") == [(i,) for i in sorted(runs)]
     assert len(runs) == 3
     assert sql("SELECT sum(hi - lo + 1) FROM wb_ranges__condemned") == [(17,)]
+
+
+@pytest.mark.parametrize(("alternate", "reason"), [(True, Phase.NO_WORK), (False, Phase.SPENT)])
+def test_errors_with_completed_jobs_between_them_are_not_in_a_row(address, parameters, sql, alternate, reason):
+    store = Store(psycopg2.connect(**parameters), "errors")
+    set_up(store, map(str, range(20)), None, lambda _: None)
+    sql("DELETE FROM wb_ranges__errors")
+    sql("INSERT INTO wb_ranges__errors VALUES (0, 20, 1)")
+    board = Board(1)
+    board.header.node = store.add_node("host", "machine", 1, 30)
+    board.slots[0].move(Phase.ALIVE)
+    store.close()
+    runs = []
+
+    def job(job_id, _data):
+        runs.append(job_id)
+        if len(runs) % 2 == 0 or not alternate:
+            raise ValueError
+
+    session = Session(resolve(**address), "errors", "workerbee test bee", patience=0)
+    limits, more = Limits(max_attempts=1), {"claim": 8, "most_errors": 3}
+    bee = Bee(session, board, 0, job, limits, Indifferent(), lease=30, **more)
+    assert bee.run() is reason
+    session.close()
+    board.close()
+    assert len(runs) == (20 if alternate else 3)

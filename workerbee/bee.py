@@ -142,14 +142,13 @@ class Bee:
                 return Outcome(job.pos, ended - started, failure)
             done[index] = ended - started
             seconds.append(ended - started)
+            self._errors = 0
             if hears_each:
                 self._witness.completed(job)
             # The end of one is the start of the next.
             started = ended
         slot.jobs += len(seconds)
         slot.pos = 0
-        if seconds:
-            self._errors = 0
         self._tidy()
         return None
 
