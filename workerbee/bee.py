@@ -77,6 +77,7 @@ class Bee:
         tidy: Callable[[], None] = lambda: None,
     ) -> None:
         self._session = session
+        self._board = board
         self._header = board.header
         self._slot = board.slots[index]
         self._portion = Portion(board, index, claim, most_jobs)
@@ -256,6 +257,9 @@ class Bee:
             self._slot.strikes += charge.attempt == 1
             self._errors += 1
             self._witness.charged(charge)
+        if self._board.has_failed_enough:
+            # All bees stop, now: until the supervisor has read it, many more jobs could fail. It says why.
+            self._header.stop = 1
         self._hold(Claim(claim.bee, claim.number + 1), monotonic())
 
     def _reason_not_to_claim(self) -> Phase | None:

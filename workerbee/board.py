@@ -13,6 +13,7 @@ import mmap
 import os
 from typing import Any
 
+from workerbee.job import Counts
 from workerbee.shared import NamelessFile
 from workerbee.slot import Slot
 from workerbee.text import fitting
@@ -44,6 +45,7 @@ class Header(ctypes.Structure):
     offered: int
     others: int
     failed_here: int  # what `Board.failed` was then
+    most_failed: int  # set by the supervisor: when so many jobs of the jobset are FAILED, bees stop; 0: never
     counted: float
     seen: float  # when the keeper was last at work
     away: float  # since when the keeper has had no database, in monotonic seconds; 0 while it has one
@@ -63,6 +65,7 @@ class Header(ctypes.Structure):
         ("offered", ctypes.c_int64),
         ("others", ctypes.c_int64),
         ("failed_here", ctypes.c_int64),
+        ("most_failed", ctypes.c_int64),
         ("counted", ctypes.c_double),
         ("seen", ctypes.c_double),
         ("away", ctypes.c_double),
@@ -77,6 +80,13 @@ class Header(ctypes.Structure):
     def is_alone(self) -> bool:
         """Whether no other node could take what failed here; not before that is known."""
         return self.counted > 0 and not self.others
+
+    def write_counts(self, counts: Counts, failed_here: int) -> None:
+        """Say how the jobset stands, and what `Board.failed` was then."""
+        self.total, self.pending, self.claimed = counts.total, counts.pending, counts.claimed
+        # In this order: who reads between the two must not take failures here for those of others besides.
+        self.failed_here, self.failed = failed_here, counts.failed
+        self.offered, self.others = counts.offered, counts.others
 
     def write_why(self, text: str) -> None:
         self._why = fitting(text, 1023)
@@ -122,6 +132,15 @@ class Board:
     @property
     def failed(self) -> int:
         return sum(slot.failed for slot in self.slots)
+
+    @property
+    def failed_everywhere(self) -> int:
+        """The jobset's FAILED jobs: those counted, and what has come here since."""
+        return self.header.failed + self.failed - self.header.failed_here
+
+    @property
+    def has_failed_enough(self) -> bool:
+        return 0 < self.header.most_failed <= self.failed_everywhere
 
     @property
     def strikes(self) -> int:

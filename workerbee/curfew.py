@@ -46,12 +46,12 @@ class FailureLimit:
         self._stopping = stopping
 
     def look(self) -> float:
-        """Stop if it is time to; the monotonic second to look again."""
+        """Let bees know the limit, and stop if it is reached; the monotonic second to look again."""
         header = self._board.header
-        failed = header.failed + self._board.failed - header.failed_here
-        if header.counted and not header.stop and failed >= self._limit(header.total):
-            most = self._limit(header.total)
-            self._stopping.stop(f"{failed} jobs are FAILED, max_failures is {most}: no new claims")
+        header.most_failed = self._limit(header.total)
+        if self._board.has_failed_enough and not (self._stopping.why or self._stopping.failure):
+            failed = f"{self._board.failed_everywhere} jobs are FAILED"
+            self._stopping.stop(f"{failed}, max_failures is {header.most_failed}: no new claims")
         return math.inf  # whoever changes a count wakes the supervisor
 
     def _limit(self, total: int) -> int:

@@ -72,6 +72,7 @@ class Inline:
             is_ours = threading.current_thread() is threading.main_thread()
             self._header.catches = is_ours and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
             self._set_timer()
+            self._look_after_duties()
             try:
                 self._interruptible = True
                 self._work(bee, session, signals)

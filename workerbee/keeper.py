@@ -233,9 +233,7 @@ class Keeper:
             # The others have had the first choice for long enough: they are busy.
             counts = replace(counts, offered=counts.pending, others=0)
         waiting = not any(slot.phase is Phase.ALIVE for slot in self._board.slots) and not counts.offered
-        header.total, header.pending = counts.total, counts.pending
-        header.claimed, header.failed, header.failed_here = counts.claimed, counts.failed, self._board.failed
-        header.offered, header.others = counts.offered, counts.others
+        header.write_counts(counts, self._board.failed)
         header.order = max(Order(header.order), Order.of(counts.stop))
         header.counted = asked
         self._reporter.counted()

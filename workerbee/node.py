@@ -21,7 +21,7 @@ from workerbee.display import Quiet
 from workerbee.events import Receiver
 from workerbee.guards import MemoryGuard, TimeGuard
 from workerbee.housekeeping import Housekeeping
-from workerbee.job import JobFunction, Limits
+from workerbee.job import Counts, JobFunction, Limits
 from workerbee.lives import Work, live_as_bee, live_as_keeper
 from workerbee.options import NodeOptions
 from workerbee.orders import Orders
@@ -35,7 +35,8 @@ from workerbee.telling import Announcer, Teller
 
 
 class Node:
-    """The pipes, the board and the processes of one node; `row` is the node's in the database."""
+    """The pipes, the board and the processes of one node; `row` is the node's in the database, and `counts` are the
+    jobset's when it joined."""
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class Node:
         limits: Limits,
         options: NodeOptions,
         row: int,
+        counts: Counts,
     ) -> None:
         events, self._sender = Pipe(duplex=False)
         self._receiver = Receiver(events)
@@ -53,6 +55,7 @@ class Node:
             os.set_blocking(end.fileno(), False)
         self.board = Board(options.bees or 1)
         self.board.header.node = row
+        self.board.header.write_counts(counts, failed_here=0)
         self.stopping: Stopping | None = None
         self._brood: Brood | None = None
         self._title = getproctitle()

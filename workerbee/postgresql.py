@@ -19,7 +19,7 @@ from workerbee.child import occupy_standard_fds
 from workerbee.display import Lines, Mute, Narrator, Quiet, ended
 from workerbee.errors import DatabaseError, WorkerbeeError, spare_our_frames
 from workerbee.inline import Inline
-from workerbee.job import JobFunction, JobsetSummary
+from workerbee.job import Counts, JobFunction, JobsetSummary
 from workerbee.lives import machine_id
 from workerbee.loading import set_up
 from workerbee.node import Node
@@ -121,9 +121,9 @@ def postgres_jobset(
         display = _display(verbose, supervised=node_options.bees is not None)
         address = resolve(host, port, user, database, password)
         try:
-            row = _join(address, jobset_id, job_ids, job_data, node_options, display)
+            joined = _join(address, jobset_id, job_ids, job_data, node_options, display)
             ready = time.monotonic()
-            node = None if row is None else Node(address, jobset_id, job_function, limits, node_options, row)
+            node = None if joined is None else Node(address, jobset_id, job_function, limits, node_options, *joined)
             stopped = None if node is None else _work(node, display, Teller(on_event, display) if on_event else None)
             try:
                 patience = node_options.db_patience if stopped is None else 0.0
@@ -175,8 +175,9 @@ def _join(
     job_data: JobData | None,
     options: checks.NodeOptions,
     display: Quiet,
-) -> int | None:
-    """Set the jobset up, or find it; this node's row in it, or None when there is nothing left to do."""
+) -> tuple[int, Counts] | None:
+    """Set the jobset up, or find it; this node's row in it and how the jobset stands, or None when there is nothing
+    left to do."""
     if address.embedded:
         display.say(f"Connecting to {address}...")
     else:
@@ -194,16 +195,16 @@ def _join(
     )
     try:
         session.call(lambda store: set_up(store, job_ids, job_data, display.say))
-        if session.call(lambda store: store.counts()).finished:
+        counts = session.call(lambda store: store.counts())
+        if counts.finished:
             return None
         if options.why_bees:
             display.say(f"{options.bees} bee{'s' * (options.bees != 1)}: {options.why_bees}.")
         if options.bees and options.log_dir:
             display.say(f"What jobs print goes to files in {options.log_dir}.")
         display.say("-" * 80)
-        return session.call(
-            lambda store: store.add_node(socket.gethostname(), machine_id(), os.getpid(), options.lease)
-        )
+        row = session.call(lambda store: store.add_node(socket.gethostname(), machine_id(), os.getpid(), options.lease))
+        return row, counts
     finally:
         session.close()
 
