@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 import psycopg2
@@ -10,7 +11,10 @@ import pytest
 from workerbee.address import resolve
 from workerbee.bee import Bee
 from workerbee.board import Board
+from workerbee.description import Interrupted
+from workerbee.errors import DatabaseError
 from workerbee.job import Limits
+from workerbee.lives import pausing
 from workerbee.loading import set_up
 from workerbee.session import Session
 from workerbee.slot import Phase, Verdict
@@ -48,14 +52,30 @@ class StoppedBee(Bee):
         return reason
 
 
+@pytest.fixture
+def hive(address, parameters):
+    """Set up so many jobs; the board of a node with one bee, and its session."""
+    made = []
+
+    def make(jobs, kind=Session):
+        store = Store(psycopg2.connect(**parameters), "lone")
+        set_up(store, map(str, range(jobs)), None, lambda _: None)
+        board = Board(1)
+        board.header.node = store.add_node("host", "machine", 1, 30)
+        board.slots[0].move(Phase.ALIVE)
+        store.close()
+        session = kind(resolve(**address), "lone", "workerbee test bee", patience=0)
+        made.extend((board, session))
+        return board, session
+
+    yield make
+    for one in made:
+        one.close()
+
+
 @pytest.mark.parametrize("asks", range(1, 13))
-def test_a_stop_at_any_moment_runs_no_job_twice(address, parameters, sql, asks):
-    store = Store(psycopg2.connect(**parameters), "stopped")
-    set_up(store, map(str, range(20)), None, lambda _: None)
-    board = Board(1)
-    board.header.node = store.add_node("host", "machine", 1, 30)
-    board.slots[0].move(Phase.ALIVE)
-    store.close()
+def test_a_stop_at_any_moment_runs_no_job_twice(hive, sql, asks):
+    board, session = hive(20)
     runs = Counter()
 
     def job(job_id, _data):
@@ -63,26 +83,18 @@ def test_a_stop_at_any_moment_runs_no_job_twice(address, parameters, sql, asks):
         if job_id == "7":
             raise ValueError
 
-    session = Session(resolve(**address), "stopped", "workerbee test bee", patience=0)
     bee = StoppedBee(session, board, 0, job, Limits(max_attempts=1), Indifferent(), lease=30)
     bee.asks = asks
     assert bee.run() is Phase.STOPPED
-    session.close()
-    board.close()
     assert set(runs.values()) <= {1}
-    assert sql("SELECT count(*) FROM wb__stopped WHERE state <> 'PENDING'") == [(len(runs),)]
-    assert sql("SELECT count(*) FROM wb_claims__stopped") == [(0,)]
+    assert sql("SELECT count(*) FROM wb__lone WHERE state <> 'PENDING'") == [(len(runs),)]
+    assert sql("SELECT count(*) FROM wb_claims__lone") == [(0,)]
 
 
 @pytest.mark.parametrize("claim", [1, 8])
-def test_a_bee_condemned_for_a_job_that_has_ended_since_starts_no_other(address, parameters, sql, claim):
-    store = Store(psycopg2.connect(**parameters), "condemned")
-    set_up(store, map(str, range(20)), None, lambda _: None)
-    board = Board(1)
-    board.header.node = store.add_node("host", "machine", 1, 30)
+def test_a_bee_condemned_for_a_job_that_has_ended_since_starts_no_other(hive, sql, claim):
+    board, session = hive(20)
     slot = board.slots[0]
-    slot.move(Phase.ALIVE)
-    store.close()
     runs = []
 
     def job(job_id, _data):
@@ -90,26 +102,18 @@ def test_a_bee_condemned_for_a_job_that_has_ended_since_starts_no_other(address,
         if len(runs) == 3:
             slot.condemn(Verdict.MEMORY, slot.started, "too fat")
 
-    session = Session(resolve(**address), "condemned", "workerbee test bee", patience=0)
     bee = Bee(session, board, 0, job, Limits(), Indifferent(), lease=30, claim=claim)
     assert bee.run() is Phase.SPENT
-    session.close()
-    board.close()
-    assert sql("SELECT job_id FROM wb__condemned WHERE state = 'COMPLETE' ORDER BY 1") == [(i,) for i in sorted(runs)]
+    assert sql("SELECT job_id FROM wb__lone WHERE state = 'COMPLETE' ORDER BY 1") == [(i,) for i in sorted(runs)]
     assert len(runs) == 3
-    assert sql("SELECT sum(hi - lo + 1) FROM wb_ranges__condemned") == [(17,)]
+    assert sql("SELECT sum(hi - lo + 1) FROM wb_ranges__lone") == [(17,)]
 
 
 @pytest.mark.parametrize(("alternate", "reason"), [(True, Phase.NO_WORK), (False, Phase.SPENT)])
-def test_errors_with_completed_jobs_between_them_are_not_in_a_row(address, parameters, sql, alternate, reason):
-    store = Store(psycopg2.connect(**parameters), "errors")
-    set_up(store, map(str, range(20)), None, lambda _: None)
-    sql("DELETE FROM wb_ranges__errors")
-    sql("INSERT INTO wb_ranges__errors VALUES (0, 20, 1)")
-    board = Board(1)
-    board.header.node = store.add_node("host", "machine", 1, 30)
-    board.slots[0].move(Phase.ALIVE)
-    store.close()
+def test_errors_with_completed_jobs_between_them_are_not_in_a_row(hive, sql, alternate, reason):
+    board, session = hive(20)
+    sql("DELETE FROM wb_ranges__lone")
+    sql("INSERT INTO wb_ranges__lone VALUES (0, 20, 1)")
     runs = []
 
     def job(job_id, _data):
@@ -117,10 +121,86 @@ def test_errors_with_completed_jobs_between_them_are_not_in_a_row(address, param
         if len(runs) % 2 == 0 or not alternate:
             raise ValueError
 
-    session = Session(resolve(**address), "errors", "workerbee test bee", patience=0)
     limits, more = Limits(max_attempts=1), {"claim": 8, "most_errors": 3}
     bee = Bee(session, board, 0, job, limits, Indifferent(), lease=30, **more)
     assert bee.run() is reason
-    session.close()
-    board.close()
     assert len(runs) == (20 if alternate else 3)
+
+
+def test_the_limit_of_failures_is_what_the_database_counts(hive):
+    board, session = hive(20)
+    header = board.header
+    # The keeper has counted, before the bee could tell the board of them, four failures that nobody ever had.
+    header.most_failed, header.failed = 6, 4
+
+    def job(_job_id, _data):
+        raise ValueError
+
+    bee = Bee(session, board, 0, job, Limits(max_attempts=1), Indifferent(), lease=30)
+    assert bee.run() is Phase.STOPPED
+    assert (board.slots[0].failed, header.enough) == (6, 6)
+
+
+def test_who_has_raised_does_not_run_while_that_is_settled(hive):
+    settling = []
+
+    class Watched(Session):
+        def call(self, *steps, **more):
+            settling.append((slot.pos > 0, slot.raised))
+            return super().call(*steps, **more)
+
+    board, session = hive(5, Watched)
+    slot = board.slots[0]
+
+    def job(job_id, _data):
+        assert not slot.raised
+        if job_id == "3":
+            raise ValueError
+
+    bee = Bee(session, board, 0, job, Limits(max_attempts=1), Indifferent(), lease=30)
+    assert bee.run() is Phase.NO_WORK
+    assert settling.count((True, 1)) == 1
+    assert set(settling) == {(True, 1), (False, 0)}
+
+
+@pytest.mark.parametrize("lease", [0.4, 30])
+def test_jobs_of_a_claim_start_only_while_nobody_can_have_taken_it(hive, sql, lease):
+    board, session = hive(4)
+    sql("DELETE FROM wb_ranges__lone")
+    sql("INSERT INTO wb_ranges__lone VALUES (0, 4, 1)")
+    claims = []
+
+    def job(_job_id, _data):
+        claims.append(board.slots[0].number)
+        time.sleep(0.3)
+
+    bee = Bee(session, board, 0, job, Limits(), Indifferent(), lease=lease, claim=4)
+    assert bee.run() is Phase.NO_WORK
+    if lease < 1:
+        assert len(set(claims)) == 4
+
+
+def test_a_bee_does_not_wait_for_a_database_that_it_needs_no_more():
+    board, slept = Board(1), []
+    header, pause = board.header, pausing(board, slept.append)
+    pause(1)  # nothing is known yet
+    header.counted, header.claimed = 1.0, 1
+    pause(2)
+    header.claimed = 0
+    with pytest.raises(Interrupted):
+        pause(3)
+    header.pending, header.stop = 1, 1
+    with pytest.raises(Interrupted):
+        pause(4)
+    board.close()
+    assert slept == [1, 2]
+
+
+def test_a_bee_of_a_jobset_that_was_dropped_runs_nothing_of_the_next_one_of_that_name(hive, sql):
+    board, session = hive(5)
+    sql("DELETE FROM wb_nodes")
+    runs = []
+    bee = Bee(session, board, 0, lambda job_id, _: runs.append(job_id), Limits(), Indifferent(), lease=30)
+    with pytest.raises(DatabaseError, match="jobset 'lone', which this node worked on, has been dropped"):
+        bee.run()
+    assert runs == []

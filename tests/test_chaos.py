@@ -216,6 +216,20 @@ def test_memory_is_eaten_by_those_who_do():
     assert Checker(evidence).wrong() == []
 
 
+def test_memory_may_be_eaten_while_nobody_can_see_it():
+    evidence = sound()
+    evidence.jobs[0] = Job("1/0", "eats_memory", 0)
+    assert "it is COMPLETE, and always ends in memory" in "".join(Checker(evidence).wrong())
+    for begin, end, fine in ((1.2, 4, True), (1.6, 4, False), (0, 0.9, False)):
+        evidence.disturbances[1:] = [Disturbance("stop_supervisor", NODE, begin, end)]
+        assert (Checker(evidence).wrong() == []) is fine
+    evidence.disturbances[1:] = [Disturbance("stop_bee", NODE, 1.2, 4)]
+    assert Checker(evidence).wrong() != []
+    evidence.disturbances[1:] = [Disturbance("stop_supervisor", NODE, 1.2, 4)]
+    evidence.jobs[0] = Job("1/0", "raises", 0)
+    assert Checker(evidence).wrong() != []
+
+
 def test_what_was_given_back_by_order_is_not_missed():
     evidence = sound()
     evidence.attempts.insert(0, attempt("1/0", 0.2, pid=201, node=200))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import math
 import os
 import re
 import signal
@@ -25,8 +26,8 @@ from workerbee.backoff import LIMIT, NO_BEES, Backoff
 from workerbee.batch import seconds_left
 from workerbee.board import Board
 from workerbee.curfew import Curfew, FailureLimit
-from workerbee.guards import MemoryGuard
-from workerbee.job import Counts
+from workerbee.guards import MemoryGuard, TimeGuard
+from workerbee.job import Claim, Counts, Job
 from workerbee.loading import set_up
 from workerbee.probation import FEW, Probation
 from workerbee.slot import Phase, Verdict
@@ -380,7 +381,7 @@ def test_the_jobset_stops_at_so_many_failures(address, capsys, processes, most, 
     assert summary.complete + summary.failed < 200
     said = capsys.readouterr().out
     assert f"jobs are FAILED, max_failures is {limit}: no new claims" in said
-    assert "The same call goes on with the" in said
+    assert "A call with a higher limit, or after `workerbee retry most`, goes on with the" in said
     # Started again, it sees at once that there are enough of them.
     again = postgres_jobset("most", job, **address, verbose=False, processes=processes, max_failures=most)
     assert again.failed == summary.failed
@@ -449,16 +450,56 @@ def test_a_bee_through_with_the_accused_job_is_not_charged(stopping):
     assert (slot.verdict, slot.read_reason()) == (Verdict.NONE, "")
 
 
-def test_failures_are_counted_before_the_keeper_counts_them(stopping):
+def test_a_node_stops_when_enough_have_failed(stopping):
     board, stop = stopping
     limit = FailureLimit(board, 0.07, stop)
-    board.header.write_counts(Counts(100, 50, 0, 5), failed_here=2)
+    header = board.header
+    header.write_counts(Counts(100, 50, 0, 5), failed_here=2)
     board.slots[1].failed = 3
     limit.look()
-    assert not board.header.stop
+    assert (header.most_failed, board.may_have_failed_enough, header.stop) == (7, False, 0)
+    # Some of these the keeper may have counted, too.
     board.slots[0].failed = 1
     limit.look()
-    assert board.header.stop
+    assert (board.may_have_failed_enough, header.stop) == (True, 0)
+    header.write_counts(Counts(100, 50, 0, 7), failed_here=4)
+    limit.look()
+    assert header.stop
+    assert stop.why == "7 jobs are FAILED, max_failures is 7: no new claims"
+
+
+def test_why_bees_stopped_is_said_although_failures_are_gone_since(stopping):
+    board, stop = stopping
+    board.header.enough = board.header.stop = 5
+    board.header.write_counts(Counts(100, 50, 0, 0), failed_here=5)
+    FailureLimit(board, 5, stop).look()
+    assert stop.why == "5 jobs are FAILED, max_failures is 5: no new claims"
+
+
+def test_no_other_end_is_later_than_the_nodes_time(stopping):
+    board, stop = stopping
+    curfew = Curfew(board, time.monotonic() + 20, stop)
+    stop.stop("drained", math.inf)
+    curfew.look()
+    assert 17 < stop.deadline - time.monotonic() <= 18
+    stop.hurry(0.0)
+    curfew.look()
+    assert stop.deadline == 0.0
+
+
+def test_the_time_of_a_job_that_has_raised_is_not_over(stopping):
+    board, _ = stopping
+    slot = board.slots[0]
+    slot.hold(Claim(1, 1, (Job(1, "a", None),)), 0.0)
+    slot.pos, slot.started, slot.raised = 1, 1.0, 1
+    slot.move(Phase.ALIVE)
+    asked = []
+    bees = {0: SimpleNamespace(ask_for_stack=lambda: asked.append(0))}
+    guard = TimeGuard(board, SimpleNamespace(bees=bees), 5)
+    assert (guard.look(), slot.verdict, asked) == (math.inf, Verdict.NONE, [])
+    slot.raised = 0
+    guard.look()
+    assert (slot.verdict, asked) == (Verdict.TIMEOUT, [0])
 
 
 def test_a_row_of_failures_counts_where_jobs_complete(stopping):
@@ -516,6 +557,28 @@ def test_who_kills_bees_from_outside_does_not_make_a_node_give_up_at_once(stoppi
     assert stop.failure is None
     backoff.ended(1, 1)
     assert f"{LIMIT} bees in a row died before they claimed a job; the last: exit code 1" in str(stop.failure)
+
+
+def test_a_node_whose_bees_are_too_fat_to_begin_gives_up(stopping):
+    board, stop = stopping
+    backoff = Backoff(board, lambda _: None, stop)
+    for n in range(LIMIT):
+        assert stop.failure is None
+        slot = board.slots[n % 2]
+        slot.condemn(Verdict.MEMORY, slot.started, "its bee used 2 GB")
+        backoff.ended(n % 2, -signal.SIGKILL)
+        slot.clear()
+    assert f"{LIMIT} bees in a row died before they claimed a job; the last: its bee used 2 GB" in str(stop.failure)
+
+
+def test_a_bee_that_was_told_to_go_is_no_failure(stopping):
+    board, stop = stopping
+    backoff = Backoff(board, lambda _: None, stop)
+    for _ in range(2 * LIMIT):
+        board.slots[0].condemn(Verdict.ORDERED)
+        backoff.ended(0, -signal.SIGKILL)
+        board.slots[0].clear()
+    assert (stop.failure, backoff.until) == (None, [0.0, 0.0])
 
 
 def test_a_bee_that_came_to_its_work_ends_the_row(stopping):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import psycopg2
 import pytest
 
 from tests.helpers import alive, descendants, wait_until
+from workerbee.readable import readable
 
 # Jobs note that they run, and last until the file named like them exists.
 SCRIPT = """
@@ -296,3 +299,18 @@ def test_a_node_whose_keepers_all_die_gives_up(start, sql, parameters, tmp_path)
     assert process.returncode == 1
     assert "NodeFailed: 5 keepers in a row died before they had done anything; the last: SIGKILL" in said
     (tmp_path / "go").touch()
+
+
+def test_descriptors_of_any_number_can_be_waited_for():
+    reader, writer = os.pipe()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+        high = fcntl.fcntl(reader, fcntl.F_DUPFD, 1500)
+        assert readable([high], 0) == set()
+        os.write(writer, b".")
+        assert readable([high], 10) == {high}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in (reader, writer, high):
+            os.close(fd)

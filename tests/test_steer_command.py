@@ -141,7 +141,7 @@ def test_retry_reset_add(command, running, folder):
     assert command("retry", "done", "nope")[0] == 3
     assert ok(command("reset", "done", "a", "b", "--yes")) == "2 jobs pending again in jobset 'done'\n"
     assert ok(command("reset", "live", "wait-1", "-y")) == (
-        "0 jobs pending again in jobset 'live'; 1 job running, and left alone\n"
+        "0 jobs pending again in jobset 'live'; 1 job claimed, and left alone\n"
     )
     assert ok(command("add", "done", "--jobs", "-", input="a\nx\ny\n")) == (
         "2 jobs added to jobset 'done'; 1 job skipped, there already\n"

@@ -7,11 +7,13 @@ import signal
 import threading
 from collections import Counter
 
+import psycopg2
 import pytest
 
 from tests.helpers import wait_until
 from tests.ledger import Auditor, wrong
 from workerbee import (
+    DatabaseError,
     InvalidType,
     InvalidValue,
     JobNotFound,
@@ -19,6 +21,7 @@ from workerbee import (
     JobsetInUse,
     JobsetNotFound,
     postgres_jobset,
+    steering,
 )
 from workerbee.job import Counts, Kind, State
 from workerbee.records import Added, Reset
@@ -342,6 +345,35 @@ def test_drop_while_nodes_are_alive(script, address, tmp_path, sql):
     said = process.communicate()[0]
     assert process.returncode != 0
     assert "somebody has dropped them" in said
+
+
+def test_nodes_of_a_jobset_that_was_dropped_do_not_work_on_the_next_of_that_name(script, address, tmp_path):
+    process = script(NODE, "auto", "2", "hold-0", *ids("fine", 50))
+    wait_until((tmp_path / "hold-0").exists)
+    wait_until(lambda: ran(tmp_path).total() == 51)
+    jobset = Jobset("steer", **address)
+    jobset.drop(force=True)
+    postgres_jobset("steer", lambda *_: os.kill(os.getpid(), 0), ["new"], **address, verbose=False, stop_after=0.01)
+    (tmp_path / "go").touch()
+    said = process.communicate()[0]
+    assert process.returncode != 0
+    assert "jobset 'steer', which this node worked on, has been dropped" in said
+    assert ran(tmp_path).total() == 51
+
+
+@pytest.mark.parametrize("what", ["reset", "add"])
+def test_what_may_not_be_done_twice_is_not_tried_again(ended, monkeypatch, what):
+    step = getattr(steering, what)
+
+    def cut(store, *values):
+        step(store, *values)
+        raise psycopg2.OperationalError("the connection broke before the answer came")
+
+    monkeypatch.setattr(steering, what, cut)
+    with pytest.raises(DatabaseError, match="the connection broke before the database said whether the jobs were"):
+        ended.reset(all=True) if what == "reset" else ended.add(["more"])
+    monkeypatch.undo()
+    assert ended.overview().counts == (Counts(10, 10, 0, 0) if what == "reset" else Counts(11, 1, 0, 5))
 
 
 def test_drop_does_not_hang_with_bees_at_work(script, address):

@@ -11,6 +11,7 @@ import pytest
 from tests.helpers import wait_until
 from tests.ledger import wrong
 from workerbee import steering
+from workerbee.errors import DatabaseError
 from workerbee.job import Claim, Counts, Failure, Job, Kind, Limits, Outcome, State
 from workerbee.loading import set_up
 from workerbee.records import Reset
@@ -34,13 +35,16 @@ def open_store(parameters):
         store.close()
 
 
+def prepared(store, job_ids):
+    """A new jobset, and a node 1 that works for it."""
+    set_up(store, job_ids, None, lambda _: None)
+    assert store.add_node("host", "machine", 1, 30) == 1
+    return store
+
+
 @pytest.fixture
 def store(open_store):
-    """A jobset of three jobs, and a node 1 that works for it."""
-    store = open_store()
-    set_up(store, ["a", "b", "c"], None, lambda _: None)
-    store.add_node("host", "machine", 1, 30)
-    return store
+    return prepared(open_store(), ["a", "b", "c"])
 
 
 def claim_one(store, bee=None, seconds=()):
@@ -50,7 +54,7 @@ def claim_one(store, bee=None, seconds=()):
 
 @pytest.mark.parametrize(("jobs", "size"), [(40, 1), (40, 7), (900, 1), (9000, 7), (9000, 1024)])
 def test_no_job_is_claimed_twice(open_store, jobs, size):
-    set_up(open_store(), map(str, range(jobs)), None, lambda _: None)
+    prepared(open_store(), map(str, range(jobs)))
     seen: list[str] = []
     errors: list[BaseException] = []
 
@@ -109,7 +113,7 @@ def test_a_word_that_comes_while_the_claim_is_taken_away_changes_nothing(store, 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_a_range_that_shrank_since_the_snapshot_is_taken_as_it_is(open_store, sql, size):
     store, other, gate = open_store(), open_store(), open_store()
-    set_up(store, map(str, range(20_000)), None, lambda _: None)
+    prepared(store, map(str, range(20_000)))
     sql("DELETE FROM wb_ranges__store WHERE lo <> 1")
     ((most,),) = sql("SELECT hi FROM wb_ranges__store")
     assert most == 39
@@ -140,6 +144,10 @@ def test_claims_do_not_queue_for_a_range_that_another_holds(store, open_store):
 
 
 def test_what_failed_on_a_node_is_left_to_others(store, sql):
+    sql(
+        "INSERT INTO wb_nodes (node, jobset_id, host, machine, pid, lease, ended_at) OVERRIDING SYSTEM VALUE "
+        "SELECT node, 'store', '', '', 1, '30 s', now() FROM (VALUES (7), (8)) gone (node)"
+    )
     sql("UPDATE wb_ranges__store SET failed_on = 7 WHERE hi <> 2")
     for _ in range(20):
         claim, pending = store.settle_and_claim(store.add_bee(7, 1), [], 1, 7, alone=False)
@@ -196,8 +204,7 @@ def test_an_old_claims_word_does_not_settle_the_new_one(store, sql):
 
 
 def test_a_bees_word_does_not_settle_what_was_cut_off_its_claim(open_store, sql, parameters):
-    store = open_store()
-    set_up(store, map(str, range(20_000)), None, lambda _: None)
+    store = prepared(open_store(), map(str, range(20_000)))
     claim, _ = store.settle_and_claim(store.add_bee(1, 1), [], 3, 1)
     first, running, last = (job.pos for job in claim.jobs)
     store.cut_claim(claim.bee, claim.number, running, [(first, 0.1)])
@@ -265,7 +272,7 @@ def test_each_kind_has_its_own_limit(store, sql, kind):
 def test_part_of_a_batch_settles_and_the_rest_goes_back(open_store, sql):
     store = open_store()
     # Long enough for ranges of several jobs.
-    set_up(store, map(str, range(20_000)), None, lambda _: None)
+    prepared(store, map(str, range(20_000)))
     claim, _ = store.settle_and_claim(store.add_bee(1, 1), [], 4, 1)
     first, second, *rest = (job.pos for job in claim.jobs)
     assert len(rest) == 2
@@ -321,6 +328,25 @@ def test_only_silent_nodes_lose_their_bees(store, sql):
     assert sql("SELECT host FROM wb_nodes WHERE ended_at IS NOT NULL") == []
 
 
+def test_bees_of_a_node_that_nobody_knows_are_lost(store, sql):
+    bee = claim_one(store).bee
+    assert store.silent_bees(2) == []
+    sql("DELETE FROM wb_nodes")
+    assert store.silent_bees(2) == [(bee, "?")]
+    for word in (lambda: store.beat_node(1, 1), lambda: store.add_bee(1, 1)):
+        with pytest.raises(DatabaseError, match="jobset 'store', which this node worked on, has been dropped"):
+            word()
+
+
+def test_as_many_attempts_as_the_limits_allow_can_be_counted(store, sql):
+    sql("UPDATE wb__store SET errors = 32000, crashes = 32000")
+    claim = claim_one(store)
+    (charge,) = store.settle(
+        claim.bee, claim.number, [Outcome(claim.jobs[0].pos, 1.0, BOOM)], Limits(32700, 32700), drop=True
+    )
+    assert (charge.attempt, charge.state) == (64001, State.PENDING)
+
+
 def test_a_node_that_ends_takes_only_its_empty_bees_along(store, sql):
     held, others = claim_one(store).bee, store.add_bee(store.add_node("other", "m", 1, 5), 1).bee
     store.add_bee(1, 1)
@@ -329,8 +355,7 @@ def test_a_node_that_ends_takes_only_its_empty_bees_along(store, sql):
 
 
 def test_no_table_is_scanned_from_end_to_end(open_store, sql):
-    store = open_store()
-    set_up(store, map(str, range(50_000)), None, lambda _: None)
+    store = prepared(open_store(), map(str, range(50_000)))
     scans = "SELECT seq_scan, idx_scan FROM pg_stat_user_tables WHERE relname IN ('wb__store', 'wb_ranges__store')"
     with store.connection.cursor() as cursor:
         cursor.execute("SELECT pg_stat_force_next_flush()")

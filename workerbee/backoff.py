@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from workerbee.board import Board
 from workerbee.errors import NodeFailed
+from workerbee.slot import Verdict
 from workerbee.stopping import Stopping
 from workerbee.text import ending
 
@@ -34,11 +35,11 @@ class Backoff:
     def ended(self, index: int, code: int | None = None) -> None:
         """The bee of a slot ended in order, or died with exit code `code`."""
         slot = self._board.slots[index]
-        if code is None or slot.jobs or slot.pos or slot.verdict:
+        if code is None or slot.jobs or slot.pos or slot.verdict is Verdict.ORDERED:
             self._in_a_row[index] = self._deaths = 0
             self._bees_seen = time.monotonic()
             return
-        if code == -signal.SIGKILL and time.monotonic() - self._bees_seen < NO_BEES:
+        if code == -signal.SIGKILL and not slot.condemned and time.monotonic() - self._bees_seen < NO_BEES:
             # Somebody else's doing, which says nothing yet about whether bees can begin here.
             pause = self._put_off(index)
             self._say(f"bee {index} was killed before it claimed a job, next try in {pause:.1f} s")
@@ -46,7 +47,7 @@ class Backoff:
         completed = self._board.completed
         self._deaths = 1 if completed > self._completed else self._deaths + 1
         self._completed = completed
-        reason = slot.read_note() or ending(code)
+        reason = slot.read_reason() or slot.read_note() or ending(code)
         if self._deaths >= LIMIT:
             failure = f"{LIMIT} bees in a row died before they claimed a job; the last: {reason}"
             self._stopping.give_up(NodeFailed(failure))

@@ -116,7 +116,7 @@ class Bee:
         claim, slot, header, seconds = self._claim, self._slot, self._header, self._seconds
         number, done, hears_each = claim.number, slot.done, self._witness.hears_each
         # Others may have the jobs by then.
-        too_late = slot.since + (FRESH if len(claim.jobs) > 1 else self._lease / 2)
+        too_late = slot.since + (min(FRESH, self._lease / 2) if len(claim.jobs) > 1 else self._lease / 2)
         started = monotonic()
         for index, job in enumerate(claim.jobs):
             if started > too_late:
@@ -139,6 +139,7 @@ class Bee:
                 failure = describe(raised, self._read_log())
                 # The error holds the frames it came through, and so all that the job had in memory.
                 raised = None
+                slot.raised = 1
                 slot.jobs += index + 1
                 return Outcome(job.pos, ended - started, failure)
             done[index] = ended - started
@@ -256,11 +257,19 @@ class Bee:
             self._slot.failed += charge.state is State.FAILED
             self._slot.strikes += charge.attempt == 1
             self._errors += 1
+        if self._board.may_have_failed_enough:
+            self._stop_if_enough_failed()
+        for charge in charges:
             self._witness.charged(charge)
-        if self._board.has_failed_enough:
-            # All bees stop, now: until the supervisor has read it, many more jobs could fail. It says why.
-            self._header.stop = 1
         self._hold(Claim(claim.bee, claim.number + 1), monotonic())
+
+    def _stop_if_enough_failed(self) -> None:
+        # Before the supervisor comes to read it, many more jobs could fail. It says why.
+        header = self._header
+        failed = self._session.call(lambda store: store.counts()).failed
+        if failed >= header.most_failed:
+            header.enough = failed
+            header.stop = 1
 
     def _reason_not_to_claim(self) -> Phase | None:
         """The reason to end, if there is one, after waiting for as long as the node holds its bees back."""

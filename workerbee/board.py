@@ -46,6 +46,7 @@ class Header(ctypes.Structure):
     others: int
     failed_here: int  # what `Board.failed` was then
     most_failed: int  # set by the supervisor: when so many jobs of the jobset are FAILED, bees stop; 0: never
+    enough: int  # set by a bee: so many are, by the database's word, and that was the limit
     counted: float
     seen: float  # when the keeper was last at work
     away: float  # since when the keeper has had no database, in monotonic seconds; 0 while it has one
@@ -66,6 +67,7 @@ class Header(ctypes.Structure):
         ("others", ctypes.c_int64),
         ("failed_here", ctypes.c_int64),
         ("most_failed", ctypes.c_int64),
+        ("enough", ctypes.c_int64),
         ("counted", ctypes.c_double),
         ("seen", ctypes.c_double),
         ("away", ctypes.c_double),
@@ -134,13 +136,10 @@ class Board:
         return sum(slot.failed for slot in self.slots)
 
     @property
-    def failed_everywhere(self) -> int:
-        """The jobset's FAILED jobs: those counted, and what has come here since."""
-        return self.header.failed + self.failed - self.header.failed_here
-
-    @property
-    def has_failed_enough(self) -> bool:
-        return 0 < self.header.most_failed <= self.failed_everywhere
+    def may_have_failed_enough(self) -> bool:
+        """By those counted, and what has come here since; who fails at that moment may be in both."""
+        header = self.header
+        return 0 < header.most_failed <= header.failed + self.failed - header.failed_here
 
     @property
     def strikes(self) -> int:

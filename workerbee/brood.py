@@ -80,10 +80,12 @@ class Brood:
 
     def abandon(self) -> None:
         """Leave nothing running."""
-        for child in (*self.bees.values(), self.keeper):
-            if child and child.poll() is None:
-                child.kill()
-                child.wait(LAST_WORDS)
+        children = [child for child in (*self.bees.values(), self.keeper) if child and child.poll() is None]
+        for child in children:
+            child.kill()
+        deadline = time.monotonic() + LAST_WORDS
+        for child in children:
+            child.wait(max(0.0, deadline - time.monotonic()))
         for slot in list(self.bees):
             self.bury(slot)
         self.drop_keeper()

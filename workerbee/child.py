@@ -81,7 +81,8 @@ class Child:
         kill_group(self.pid)
         if self._pidfd is not None:
             os.close(self._pidfd)
-        self._process.close()
+        with contextlib.suppress(ValueError):  # killed, and still there: it waits for a device, in the kernel
+            self._process.close()
 
 
 def occupy_standard_fds() -> None:

@@ -26,32 +26,36 @@ class Curfew:
 
     def look(self) -> float:
         """Stop if it is time to; the monotonic second to look again."""
+        if self._board.header.stop:
+            # Whoever ended the node may have given it more time than it has.
+            self._stopping.hurry(self._end)
+            return math.inf
         left = self._end - time.monotonic()
         usual = self._board.usual
         if left > usual:
             # Jobs may take longer by then.
             return time.monotonic() + max((left - usual) / 2, 0.05)
-        if not self._board.header.stop:
-            why = f"{max(0.0, left):.1f} s are left, and jobs have been taking {usual:.1f} s"
-            self._stopping.stop(f"the time is nearly over ({why}): no new claims", max(0.0, left))
-        return math.inf
+        why = f"{max(0.0, left):.1f} s are left, and jobs have been taking {usual:.1f} s"
+        self._stopping.stop(f"the time is nearly over ({why}): no new claims", max(0.0, left))
+        return time.monotonic()
 
 
 class FailureLimit:
     """Has the node stop when `most` jobs of the jobset are FAILED, or if that is a float, such a share of them."""
 
     def __init__(self, board: Board, most: int | float, stopping: Stopping) -> None:
-        self._board = board
+        self._header = board.header
         self._most = most
         self._stopping = stopping
 
     def look(self) -> float:
         """Let bees know the limit, and stop if it is reached; the monotonic second to look again."""
-        header = self._board.header
-        header.most_failed = self._limit(header.total)
-        if self._board.has_failed_enough and not (self._stopping.why or self._stopping.failure):
-            failed = f"{self._board.failed_everywhere} jobs are FAILED"
-            self._stopping.stop(f"{failed}, max_failures is {header.most_failed}: no new claims")
+        header = self._header
+        header.most_failed = most = self._limit(header.total)
+        failed = header.enough or header.failed
+        is_enough = header.enough or 0 < most <= failed
+        if is_enough and not (self._stopping.why or self._stopping.failure):
+            self._stopping.stop(f"{failed} jobs are FAILED, max_failures is {most}: no new claims")
         return math.inf  # whoever changes a count wakes the supervisor
 
     def _limit(self, total: int) -> int:

@@ -215,5 +215,13 @@ def ended(summary: JobsetSummary, groups: Sequence[FailureGroup], most: int) -> 
         lines.append(f"Each with its stack: workerbee failures --full {summary.jobset_id}")
     lines.append(str(summary))
     if left := summary.total - summary.complete - summary.failed:
-        lines.append(f"The same call goes on with the {left} job{'s' * (left != 1)} left.")
+        goes_on = f"goes on with the {left} job{'s' * (left != 1)} left"
+        # Started again as it was, it would stop at once.
+        enough = "max_failures" in summary.stopped
+        after = (
+            f"A call with a higher limit, or after `workerbee retry {summary.jobset_id}`,"
+            if enough
+            else "The same call"
+        )
+        lines.append(f"{after} {goes_on}.")
     return lines

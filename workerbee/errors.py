@@ -43,7 +43,8 @@ class MissingPackage(WorkerbeeError, ImportError):
 
 
 class NodeFailed(WorkerbeeError):
-    """This node gave up: its bees die before they claim a job. The message carries the reason."""
+    """This node gave up: its bees or its keeper cannot be started, or die before they do anything, or the database
+    stays away. The message carries the reason."""
 
 
 def spare_our_frames() -> None:

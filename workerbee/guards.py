@@ -35,7 +35,9 @@ class TimeGuard:
     def look(self) -> float:
         """Condemn who is over the limit; the monotonic second to look again."""
         running = [
-            index for index, slot in enumerate(self._board.slots) if slot.phase is Phase.ALIVE and slot.is_running
+            index
+            for index, slot in enumerate(self._board.slots)
+            if slot.phase is Phase.ALIVE and slot.is_running and not slot.raised
         ]
         return min(map(self._look_at, running), default=math.inf)
 

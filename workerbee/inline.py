@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import math
 import os
 import signal
 import sys
@@ -114,6 +115,7 @@ class Inline:
     def _work(self, bee: Bee, session: Session, signals: Signals) -> None:
         pause = FIRST_PAUSE
         while not self._header.stop:
+            self._look_after_keeper()
             self._slot.move(Phase.ALIVE)
             self._slot.pid = os.getpid()
             self._slot.move(bee.run())
@@ -139,13 +141,17 @@ class Inline:
             return
         if self._is_over or len(signals.stops) > 1:
             raise Interrupted
-        self._interrupt(self._node.work.options.grace, signals.stops[0])
+        self._interrupt(min(self._node.work.options.grace, self._time_left()), signals.stops[0])
 
     def _set_timer(self) -> None:
+        if self._header.catches and (left := self._time_left()) < math.inf:
+            self._interrupt(left, signal.SIGTERM)
+
+    def _time_left(self) -> float:
+        """Seconds until running jobs must be given back."""
         until = self._node.work.options.until
-        if until is not None and self._header.catches:
-            left = until - time.monotonic()
-            self._interrupt(left - settling(left), signal.SIGTERM)
+        left = math.inf if until is None else until - time.monotonic()
+        return left - settling(left)
 
     def _interrupt(self, seconds: float, number: int) -> None:
         """Raise in the running job after so many seconds, if it has not ended by then."""

@@ -14,9 +14,11 @@ class State(str, enum.Enum):
     """Where a job stands.
 
     PENDING -> CLAIMED    a bee claims it
-    CLAIMED -> COMPLETE   its function returned; nothing leads out of COMPLETE
+    CLAIMED -> COMPLETE   its function returned
     CLAIMED -> PENDING    the attempt failed, or the bee gave the job back without one
     CLAIMED -> FAILED     the attempt failed, and it was the last that the limits allow
+    FAILED -> PENDING     a person has it retried, or reset
+    COMPLETE -> PENDING   a person has it reset; nothing else leads out of COMPLETE
     """
 
     PENDING = "PENDING"
@@ -151,11 +153,11 @@ class FailureGroup:
 class JobsetSummary:
     """How a jobset stands when a call ends, and what this node did for it.
 
-    `total`, `complete` and `failed` count the jobset's jobs, whoever ran them. `completed_here` and `failed_here`
-    are the jobs that reached those states on this node; `crashed_here` counts its bees that died in a job, and
-    `bees_started` its bees, replacements not counted. `setup_seconds` is the time until the first bee was started,
-    `seconds` the time from then on. `stopped` says why the node ended before the jobset did: it was told to, its time
-    was over, or too many jobs had failed.
+    `total`, `complete` and `failed` count the jobset's jobs, whoever ran them. `completed_here` and `failed_here` are
+    the jobs that reached those states on this node; `crashed_here` counts its bees that died in a job without having
+    been killed for time or memory, and `bees_started` its bees, replacements not counted. `setup_seconds` is the time
+    until the first bee was started, `seconds` the time from then on. `stopped` says why the node ended before the
+    jobset did: it was told to, its time was over, or too many jobs had failed.
     """
 
     jobset_id: str

@@ -87,12 +87,12 @@ class Jobset:
         return self._ask(lambda store: steering.retry(store, ids, wanted_kind, text))
 
     def reset(self, job_ids: Iterable[str] | None = None, *, all: bool = False) -> Reset:
-        """The same with COMPLETE jobs, which are run again: those of `job_ids`, or `all`. Those being run are left
-        alone, and counted."""
+        """The same with COMPLETE jobs, which are run again: those of `job_ids`, or `all`. Those that are claimed
+        are left alone, and counted."""
         if (job_ids is None) != all:
             raise InvalidValue("reset takes either job_ids or all=True")
         ids = _ids(job_ids)
-        return self._ask(lambda store: steering.reset(store, ids))
+        return self._ask(lambda store: steering.reset(store, ids), _reset_again)
 
     def add(self, job_ids: JobIds, job_data: JobData | None = None) -> Added:
         """More jobs, given as to `postgres_jobset`; ids that the jobset has are skipped, and counted. Streamed, in one
@@ -130,8 +130,9 @@ class Jobset:
     ) -> int:
         """Write all jobs, streamed, to a path or an open binary file; returns how many.
 
-        The format is the one given, or that of the path's ending, or CSV. A file is there when it is whole. Parquet
-        needs `workerbee[parquet]`; raises `MissingPackage` without.
+        The format is the one given, or that of the path's ending (.csv, .jsonl, .parquet), or CSV for an open file.
+        What the path names is there when it is whole. Parquet needs `workerbee[parquet]`; raises `MissingPackage`
+        without.
         """
         from workerbee.export import export
 
@@ -219,6 +220,11 @@ def _add_again(_store: Store) -> Added:
         "the connection broke before the database said whether the jobs were added; add them again: those that it has "
         "are skipped"
     )
+
+
+def _reset_again(_store: Store) -> Reset:
+    # What has become COMPLETE since would be run again, too.
+    raise DatabaseError("the connection broke before the database said whether the jobs were reset: see how they stand")
 
 
 def _failure(row: tuple[Any, ...]) -> FailureRecord:

@@ -102,13 +102,12 @@ class _Reporter:
 
     def holds(self, claim: Claim) -> None:
         # Jobs may be so short that to name each would take as long. Then none is named, rather than a wrong one.
-        name = printable(claim.jobs[0].job_id, 100) if len(claim.jobs) == 1 else ""
         now = time.monotonic()
-        if now - self._titled < TITLE_PAUSE:
-            name = ""
-        if name or self._name:
-            self._work.title(f"bee {self._index}", name)
-            self._name, self._titled = name, now
+        is_due = len(claim.jobs) == 1 and now - self._titled >= TITLE_PAUSE
+        if is_due or self._name:
+            self._name = printable(claim.jobs[0].job_id, 100) if is_due else ""
+            self._titled = now
+            self._work.title(f"bee {self._index}", self._name)
 
     def claimed(self, _job: Job) -> None:
         if self._log:
@@ -220,10 +219,12 @@ def _forget_handlers() -> None:
 
 
 def pausing(board: Board, sleep: Callable[[float], None]) -> Callable[[float], None]:
-    """How a bee waits for a database that is away: not on after it was told to stop."""
+    """How a bee waits for a database that is away: not on after it was told to stop, nor when others have done it all
+    (the keeper may well have a connection, where there is none left for a bee)."""
+    header = board.header
 
     def pause(seconds: float) -> None:
-        if board.header.stop:
+        if header.stop or (header.counted and header.pending == header.claimed == 0):
             raise Interrupted
         sleep(seconds)
 

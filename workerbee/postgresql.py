@@ -83,16 +83,18 @@ def postgres_jobset(
     duties, so it should take milliseconds. What it raises is shown once, and changes nothing.
 
     A bee whose job runs for longer than `job_timeout` seconds, or which uses more than `memory_limit` (bytes, or text
-    like '4GB', '512MiB'), is killed with all it started; the job is charged, a timeout counting as an error and memory
-    as a crash. So is the fattest bee when `node_memory` runs short ('auto': 90 % of what cgroup and machine allow). The
-    node stops early when `max_failures` jobs of the jobset are FAILED (a number, or text like '5%'), and within
-    `stop_after` seconds: then it claims no job that would not be through by then. After Ctrl-C or SIGTERM running jobs
-    have `grace` seconds to finish. Claims of this node are safe as long as it is heard of every `lease` seconds. The
+    like '4GB', '512MiB'), is killed with all it started; the job is charged, a timeout counting as an error and
+    memory as a crash. The fattest bee is killed when `node_memory` runs short ('auto': 90 % of what cgroup and
+    machine allow, by whomever it is used); its job is charged if the bee used more than an even share. The node stops
+    early when `max_failures` jobs of the jobset are FAILED (a number, or text like '5%'), and within `stop_after`
+    seconds: then it claims no job that would not be through by then. After Ctrl-C or SIGTERM running jobs have
+    `grace` seconds to finish. Claims of this node are safe as long as it is heard of every `lease` seconds. The
     database may be away for `db_patience` seconds.
 
     Raises `InvalidValue` or `InvalidType` for an argument that cannot be, `JobsetNotFound` when there is no jobset
-    and no ids, `DatabaseError` when the database does not do its part, `NodeFailed` when bees cannot be started:
-    all are `WorkerbeeError`. Ctrl-C raises `KeyboardInterrupt`, SIGTERM `SystemExit(143)`, both after cleaning up.
+    and no ids, `DatabaseError` when the database does not do its part, `NodeFailed` when bees cannot be started, or
+    the database stays away (in this process: `DatabaseError`): all are `WorkerbeeError`. Ctrl-C raises
+    `KeyboardInterrupt`, SIGTERM `SystemExit(143)`, both after cleaning up.
     """
     begun = time.monotonic()
     try:

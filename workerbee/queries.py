@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 
 from psycopg2 import sql
@@ -44,6 +44,7 @@ def shelf() -> Mapping[str, sql.SQL]:
     return queries
 
 
+@lru_cache(maxsize=1)
 def composed(jobset_id: str) -> Mapping[str, sql.Composed]:
     """All queries, with the tables of `jobset_id` in their places."""
     names = {name: sql.Identifier(value) for name, value in identifiers(jobset_id).items()}

@@ -57,7 +57,7 @@ class Added:
 
 @dataclass(frozen=True)
 class Reset:
-    """`reset` jobs are PENDING again; `running` were being run at that moment, and were left alone."""
+    """`reset` jobs are PENDING again; `running` were claimed at that moment, and were left alone."""
 
     reset: int
     running: int

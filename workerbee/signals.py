@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import threading
 from collections.abc import Callable, Iterator
+
+from workerbee.readable import readable
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -21,7 +22,7 @@ class Signals:
 
     def wait(self, seconds: float) -> None:
         """Sleep, but not on through a signal."""
-        select.select([self.fd], [], [], seconds)
+        readable([self.fd], seconds)
         self.drain()
 
     def drain(self) -> None:

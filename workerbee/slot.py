@@ -62,6 +62,7 @@ class Slot(ctypes.Structure):
     cut: int  # set by the keeper: the claim of which nothing more may be started
     pos: int  # the position whose job was started last; 0 between claims
     started: float
+    raised: int  # its function raised, and that is to be settled: its time is not running any more
     _job_ids: Any  # of the claim, as many as there is room for
     log_start: int  # where the running job's output begins in the bee's log
     jobs: int  # jobs that this bee has started, before those of the claim it works on
@@ -89,6 +90,7 @@ class Slot(ctypes.Structure):
         ("cut", ctypes.c_int64),
         ("pos", ctypes.c_int64),
         ("started", ctypes.c_double),
+        ("raised", ctypes.c_int64),
         ("_job_ids", ctypes.c_ubyte * JOB_IDS),
         ("log_start", ctypes.c_int64),
         ("jobs", ctypes.c_int64),
@@ -117,11 +119,11 @@ class Slot(ctypes.Structure):
         """Forget the last bee; the counts over the slot's life stay."""
         self.pid = self.exit_code = self.bee = self.number = self.lo = self.size = self.cut = self.pos = self.jobs = 0
         self.note = self.reason = b""
-        self.log_start = self.condemned = 0
+        self.log_start = self.condemned = self.raised = 0
 
     def hold(self, claim: Claim, since: float) -> None:
         """Speak from now on of `claim`, asked for at the monotonic second `since`."""
-        self.pos = 0
+        self.pos = self.raised = 0
         self.lo = claim.jobs[0].pos if claim.jobs else 0
         self.size = len(claim.jobs)
         self.since = since

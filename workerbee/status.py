@@ -14,7 +14,7 @@ LONGEST = 10
 class Overview:
     """A jobset in a few numbers, all as they were `at` that time.
 
-    `active_at` is when one of its nodes was last heard of, or else when it was created. `nodes` of its nodes are alive.
+    `active_at` is when one of its nodes was last heard of, or else when it was created. `nodes_alive` of its nodes are.
     `rate` is jobs a second that became COMPLETE or FAILED over the last minutes, on the nodes that are alive.
     """
 

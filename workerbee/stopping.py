@@ -36,6 +36,10 @@ class Stopping:
         self.failure = self.failure or failure
         self._end(grace)
 
+    def hurry(self, deadline: float) -> None:
+        """Give running jobs back at that monotonic second, if they were to have more time."""
+        self.deadline = min(self.deadline, deadline)
+
     def _end(self, grace: float | None) -> None:
         self._header.stop = 1
-        self.deadline = min(self.deadline, time.monotonic() + (self.grace if grace is None else grace))
+        self.hurry(time.monotonic() + (self.grace if grace is None else grace))

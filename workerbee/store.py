@@ -9,6 +9,7 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 
+from workerbee.errors import DatabaseError
 from workerbee.job import (
     Charge,
     Claim,
@@ -85,8 +86,11 @@ class Store:
         """How many jobs the jobset has; None when it does not exist."""
         if self._total is None:
             for total, isolation in self.run("find_jobset"):
-                self._total, self._is_isolated = total, isolation == "read committed"
+                self._know(total, isolation)
         return self._total
+
+    def _know(self, total: int, isolation: str) -> None:
+        self._total, self._is_isolated = total, isolation == "read committed"
 
     def counts(self, node: int = 0) -> Counts:
         """The jobs by state, at one instant, as `node` sees them; costs the same however many there are."""
@@ -100,7 +104,11 @@ class Store:
 
     def add_bee(self, node: int, pid: int) -> Claim:
         """Make a bee known, with an empty claim."""
-        ((bee,),) = self.run("add_bee", node=node, pid=pid)
+        rows = self.run("add_bee", node=node, pid=pid)
+        if not rows:
+            raise self._dropped()
+        ((bee, total, isolation),) = rows
+        self._know(total, isolation)
         return Claim(bee, 0)
 
     def settle_and_claim(
@@ -224,7 +232,11 @@ class Store:
 
     def beat_node(self, node: int, keeper_pid: int) -> None:
         """The node lives."""
-        self.run("beat_node", node=node, keeper_pid=keeper_pid)
+        if not self.run("beat_node", node=node, keeper_pid=keeper_pid):
+            raise self._dropped()
+
+    def _dropped(self) -> DatabaseError:
+        return DatabaseError(f"jobset '{self.jobset_id}', which this node worked on, has been dropped")
 
     def end_node(self, node: int) -> None:
         """The node ends in order, its claims settled."""

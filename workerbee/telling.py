@@ -34,7 +34,8 @@ class NodeEvent:
     stopping        the node claims no more jobs
     database away   `message` says why; and 'database back'
 
-    Texts are shortened, to 100 or 200 characters. When failures come faster than they can be told, some are not.
+    Where the job runs in this process, only the first three are told. Texts are shortened, to 100 or 200 characters,
+    ids included. When failures come faster than they can be told, some are not.
     """
 
     what: What

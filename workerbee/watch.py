@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import time
 from collections.abc import Callable
 
 from workerbee.orphans import is_alive
+from workerbee.readable import readable
 
 
 class Abandoned(Exception):  # noqa: N818 - the end of a wait
@@ -39,8 +39,7 @@ class Watch:
         fds = [self._wake] if self._pidfd is None else [self._wake, self._pidfd]
         # Without a pidfd nothing tells of the supervisor's death: look for it now and then.
         longest = 0.5 if self._pidfd is None else 3600
-        ready, _, _ = select.select(fds, [], [], max(0, min(seconds, longest)))
-        return self._wake in ready and bool(os.read(self._wake, 4096))
+        return self._wake in readable(fds, min(seconds, longest)) and bool(os.read(self._wake, 4096))
 
     def pause(self, seconds: float) -> None:
         """Sleep while the database is away. Raises `Abandoned`."""
@@ -60,5 +59,5 @@ class Watch:
 
     def _is_gone(self) -> bool:
         if self._pidfd is not None:
-            return bool(select.select([self._pidfd], [], [], 0)[0])
+            return bool(readable([self._pidfd], 0))
         return not is_alive(self._supervisor)

@@ -115,11 +115,23 @@ class Checker:
         if row.state == "COMPLETE" and not any(a.how == RETURNED for a in self._attempts[job_id]):
             yield "it is COMPLETE, and never returned"
         behaviour = BEHAVIOURS[self._job[job_id].does]
-        if row.state == "COMPLETE" and behaviour.kind and not behaviour.once:
+        ends_badly = (
+            behaviour.kind and not behaviour.once and not (behaviour.kind == "memory" and self._unwatched(job_id))
+        )
+        if row.state == "COMPLETE" and ends_badly:
             yield f"it is COMPLETE, and always ends in {behaviour.kind}"
         finals = [failure.final for failure in self._failures[job_id]]
         if sum(finals) != (row.state == "FAILED") or (row.state == "FAILED" and not finals[-1]):
             yield f"it is {row.state}, and of its failures these are final: {finals}"
+
+    def _unwatched(self, job_id: str) -> bool:
+        """Whether it returned in a node whose supervisor was suspended meanwhile, and saw nothing of it."""
+        return any(
+            d.name == "stop_supervisor" and d.touches(a.node, a.began, a.ended or a.began)
+            for a in self._attempts[job_id]
+            if a.how == RETURNED
+            for d in self._evidence.disturbances
+        )
 
     def _numbers(self, job_id: str) -> Iterator[str]:
         numbers = [failure.attempt for failure in self._failures[job_id]]

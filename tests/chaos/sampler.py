@@ -152,7 +152,9 @@ class Sampler(threading.Thread):
         orderly = node.finished or node.process.returncode in (143, 129, -signal.SIGINT)
         killed = any(number is signal.SIGKILL for _, number in node.signals)
         since = min([node.ended or 0.0, *(at for at, _ in node.signals)]) - RECOVERY
-        names = ("restart", "fill_", "freeze_", "stop_keeper", "kill_keeper", "stop_supervisor")
+        names = ["restart", "fill_", "freeze_", "stop_keeper", "kill_keeper", "stop_supervisor"]
+        if len(node.signals) > 1:
+            names.append("cut_sessions")  # the second signal does not wait until its keeper is connected again
         if not orderly or killed or self._disturbed(node.pid, since, *names):
             return
         with contextlib.suppress(psycopg2.Error), contextlib.closing(self._server.connect("check")) as connection:

@@ -57,7 +57,7 @@ def reset_command(jobset_id: str, job_ids: tuple[str, ...], every: bool, yes: bo
         else:
             ask(f"Have {counted(len(job_ids), 'job')} of jobset '{jobset_id}' run again, even if COMPLETE?")
     result = jobset.reset(None if every else job_ids, all=every)
-    left_alone = f"; {counted(result.running, 'job')} running, and left alone" if result.running else ""
+    left_alone = f"; {counted(result.running, 'job')} claimed, and left alone" if result.running else ""
     click.echo(f"{counted(result.reset, 'job')} pending again in jobset '{jobset_id}'{left_alone}")
     return 0
 

@@ -2,4 +2,4 @@
 
 -- name: read_job
 -- One job's data, and how it stands.
-SELECT state, data::text, errors + crashes + losses FROM {jobs} WHERE job_id = %(job_id)s;
+SELECT state, data::text, errors::integer + crashes + losses FROM {jobs} WHERE job_id = %(job_id)s;

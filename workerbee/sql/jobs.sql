@@ -1,13 +1,18 @@
 -- Claiming jobs and settling them. Every statement names the claim that it expects to be in force.
 
 -- name: add_bee
--- A bee makes itself known; it holds nothing yet. So its node is alive: the keeper may not have come to say so.
+-- A bee makes itself known; it holds nothing yet. So its node is alive: the keeper may not have come to say so. With
+-- what it would ask next: how many jobs there are, and how transactions are isolated here if they do not say it. No row:
+-- its jobset was dropped, and this is another one of that name.
 WITH heard AS (
     UPDATE wb_nodes SET beat_at = clock_timestamp(), ended_at = NULL
     -- Not each time: where bees die often, they would wait for each other.
     WHERE node = %(node)s AND (beat_at < now() - lease / 4 OR ended_at IS NOT NULL)
 )
-INSERT INTO {claims} (bee, node, pid) VALUES (nextval('wb_bees'), %(node)s, %(pid)s) RETURNING bee;
+INSERT INTO {claims} (bee, node, pid)
+SELECT nextval('wb_bees'), node, %(pid)s FROM wb_nodes WHERE node = %(node)s
+RETURNING bee, (SELECT total FROM wb_jobsets WHERE jobset_id = %(jobset_id)s),
+          current_setting('default_transaction_isolation');
 
 -- name: hold_claim
 -- Lock a bee's claim before settling it; nothing comes back when somebody has taken it away.
@@ -45,7 +50,7 @@ WITH charged AS (
                       + 1 >= %(limit)s AS spent
           FROM {jobs}) before
     WHERE j.pos BETWEEN %(lo)s AND %(hi)s AND before.pos = j.pos AND j.state = 'PENDING'
-    RETURNING j.pos, j.job_id, j.state, errors + crashes + losses AS attempts,
+    RETURNING j.pos, j.job_id, j.state, errors::integer + crashes + losses AS attempts,
               CASE %(counter)s WHEN 'errors' THEN errors WHEN 'crashes' THEN crashes ELSE losses END AS count
 ), again AS (
     INSERT INTO {ranges} (attempts, hi, lo, failed_on)

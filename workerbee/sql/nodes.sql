@@ -7,8 +7,9 @@ VALUES (%(jobset_id)s, %(host)s, %(machine)s, %(pid)s, make_interval(secs => %(l
 RETURNING node;
 
 -- name: beat_node
--- The node is alive: by the database's clock, and whatever was thought of it meanwhile.
-UPDATE wb_nodes SET beat_at = clock_timestamp(), keeper_pid = %(keeper_pid)s, ended_at = NULL WHERE node = %(node)s;
+-- The node is alive: by the database's clock, and whatever was thought of it meanwhile. No row: its jobset was dropped.
+UPDATE wb_nodes SET beat_at = clock_timestamp(), keeper_pid = %(keeper_pid)s, ended_at = NULL WHERE node = %(node)s
+RETURNING node;
 
 -- name: add_progress
 -- How far the node is, for its history: the bees it has, the jobs that became COMPLETE or FAILED here, and the seconds
@@ -25,10 +26,10 @@ UPDATE wb_nodes SET ended_at = now() WHERE node = %(node)s;
 DELETE FROM {claims} WHERE node = %(node)s AND lo IS NULL;
 
 -- name: find_silent_bees
--- Bees of nodes that have not been heard of for longer than their own lease.
-SELECT c.bee, n.host
-FROM {claims} c JOIN wb_nodes n USING (node)
-WHERE n.node <> %(node)s AND n.beat_at < now() - n.lease;
+-- Bees of nodes that have not been heard of for longer than their own lease, or that nobody knows.
+SELECT c.bee, coalesce(n.host, '?')
+FROM {claims} c LEFT JOIN wb_nodes n ON n.node = c.node
+WHERE c.node <> %(node)s AND (n.node IS NULL OR n.beat_at < now() - n.lease);
 
 -- name: find_machine_bees
 -- Bees of other nodes on this machine, with the processes that speak for them.
