@@ -25,7 +25,7 @@ from tests.benchmarks import (
     waiting,
     wal,
 )
-from tests.benchmarks.run import Run
+from tests.benchmarks.run import ROUNDS, Run
 from tests.benchmarks.server import running
 from tests.benchmarks.table import Row, markdown
 
@@ -44,7 +44,7 @@ def main() -> int:
         names.append("peers")
     with running() as server:
         about = machine.describe(server.setting("server_version"), server.home)
-        run = Run(server, quick=given.quick, peers=given.peers)
+        run = Run(server, quick=given.quick, peers=given.peers, rounds=given.rounds)
         begun = time.monotonic()
         rows: list[Row] = []
         failed = False
@@ -85,11 +85,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("name", nargs="*", help=f"of {', '.join(BENCHMARKS)} (default: all but peers and growth)")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round: the figures mean nothing")
     parser.add_argument("--peers", action="store_true", help="measure pools and queues of others, too")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="measure so often (default: %(default)d)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there, too, with every round")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios and the curves there (matplotlib)")
     given = parser.parse_args()
     if unknown := set(given.name) - BENCHMARKS.keys():
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    if given.rounds < 1:
+        parser.error("--rounds must be at least 1")
     if given.plot and importlib.util.find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib: pip install 'workerbee[bench]'")
     return given

@@ -18,11 +18,11 @@ ROUNDS = 5
 class Run:
     """`quick` is for seeing that everything works: small sizes, one round. With `peers`, others are measured, too."""
 
-    def __init__(self, server: Server, *, quick: bool, peers: bool) -> None:
+    def __init__(self, server: Server, *, quick: bool, peers: bool, rounds: int = ROUNDS) -> None:
         self.server = server
         self.quick = quick
         self.peers = peers
-        self.rounds = 1 if quick else ROUNDS
+        self.rounds = 1 if quick else rounds
         self._samples: dict[str, Sample] = {}
         self._templates: dict[int, str] = {}
 
