@@ -177,18 +177,21 @@ def test_a_killed_keeper_is_replaced(start, sql, tmp_path):
     assert_nothing_held(sql)
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_bees_die_with_their_supervisor_when_its_keeper_is_dead_too(start, sql, tmp_path, method):
+def test_bees_die_with_their_supervisor_when_its_keeper_cannot_see_to_that(start, sql, tmp_path, method, number):
     process = start(2, processes=2, start_method=method)
     bees = [int(line.split()[1]) for line in (tmp_path / "running").read_text().splitlines()]
     ((keeper,),) = wait_until(lambda: sql("SELECT keeper_pid FROM wb_nodes WHERE keeper_pid IS NOT NULL"))
     process.send_signal(signal.SIGSTOP)  # it starts no other keeper
-    os.kill(keeper, signal.SIGKILL)
+    os.kill(keeper, number)
     process.kill()
     try:
         wait_until(lambda: not any(map(alive, bees)), "the bees to die")
     finally:
         (tmp_path / "go").touch()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(keeper, signal.SIGCONT)
 
 
 def test_what_jobs_started_is_gone_with_a_killed_supervisor(script, tmp_path):

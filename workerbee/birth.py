@@ -56,6 +56,8 @@ def begin(method: str, birth: Birth, close: Sequence[int]) -> None:
     """Do all that, in a child started by `method`; a forked one closes the descriptors `close`."""
     with contextlib.suppress(PermissionError):  # it leads a session already
         os.setpgid(0, 0)
+    if method == "forkserver":
+        _let_fork_server_end()
     if birth.die_with_parent:
         _die_with_parent(method, birth.parent)
     for fd in close:
@@ -76,16 +78,18 @@ def begin(method: str, birth: Birth, close: Sequence[int]) -> None:
     _reseed()
 
 
-def _die_with_parent(method: str, parent: int) -> None:
-    if method == "forkserver":
-        # multiprocessing hands every child a descriptor that keeps the fork server alive. Without it, the server
-        # ends with the supervisor, and this child with the server.
-        from multiprocessing import forkserver
+def _let_fork_server_end() -> None:
+    # multiprocessing hands every child a descriptor that keeps the fork server alive. Without it, the server ends with
+    # the supervisor, and the bees with the server, whatever the keeper is waiting for.
+    from multiprocessing import forkserver
 
-        server: Any = forkserver._forkserver
-        fd, server._forkserver_alive_fd = server._forkserver_alive_fd, None
-        if fd is not None:
-            os.close(fd)
+    server: Any = forkserver._forkserver
+    fd, server._forkserver_alive_fd = server._forkserver_alive_fd, None
+    if fd is not None:
+        os.close(fd)
+
+
+def _die_with_parent(method: str, parent: int) -> None:
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if method != "forkserver" and os.getppid() != parent:
         os._exit(1)  # it died before we asked to be told
