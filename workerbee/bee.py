@@ -17,7 +17,7 @@ from typing import Protocol
 from workerbee.board import Board
 from workerbee.description import Interrupted, describe
 from workerbee.job import Charge, Claim, Job, JobFunction, Limits, Outcome, State
-from workerbee.portion import Portion
+from workerbee.portion import SPAN, Portion
 from workerbee.session import Session
 from workerbee.slot import Phase
 from workerbee.store import Store
@@ -25,7 +25,7 @@ from workerbee.store import Store
 FRESH = 1.0  # seconds after it was asked for in which jobs of a claim may start; the keeper waits longer (keeper.LONG)
 HOLD = 0.05  # seconds between looks at whether the node holds its bees back
 # Seconds in which no process has forked. Nor is it worth asking after so short a job whether it left a timer running;
-# that is done when its claim is through.
+# that is done now and then, between claims.
 INSTANT = 20e-6
 
 
@@ -52,7 +52,7 @@ class Bee:
 
     What it does stands in slot `index` of the board, so that nothing is lost when it dies; `read_log` gives what
     the running job has written to the bee's log; `tidy` is called after each call of the function that was not over in
-    an instant, and after each claim.
+    an instant, and now and then between claims.
 
     It claims `claim` jobs at once, or by default as many as should be through within 50 ms, judged by those before,
     and starts them only while nobody can have given them away: by the keeper's rule for claims of many, and by the
@@ -90,6 +90,7 @@ class Bee:
         self._errors = 0  # in a row
         self._read_log = read_log
         self._tidy = tidy
+        self._tidied = 0.0
         self._pid = os.getpid()
         self._stopped = False
 
@@ -151,7 +152,9 @@ class Bee:
             started = ended
         slot.jobs += len(seconds)
         slot.pos = 0
-        self._tidy()
+        if started > self._tidied + SPAN:
+            self._tidied = started
+            self._tidy()
         return None
 
     def _call(self, job: Job, started: float) -> tuple[float, BaseException | None]:

@@ -34,6 +34,7 @@ class Store:
         if not connection.async_:
             connection.autocommit = True
         self.connection = connection
+        self._cursor = connection.cursor()
         self.jobset_id = jobset_id
         self._queries = {name: query.as_string(connection) for name, query in composed(jobset_id).items()}
         # One on which no answer may be late has statements that end in time, too.
@@ -64,9 +65,9 @@ class Store:
     def run(self, name: str, *, bare: bool = False, **values: Any) -> list[tuple[Any, ...]]:
         """The rows that the query `name` yields; `bare`: it keeps to its time by itself."""
         head = "" if bare and self._is_isolated else self._head
-        with self.connection.cursor() as cursor:
-            cursor.execute(head + self._queries[name], {"jobset_id": self.jobset_id, **values})
-            return cursor.fetchall() if cursor.description else []
+        cursor = self._cursor
+        cursor.execute(head + self._queries[name], {"jobset_id": self.jobset_id, **values})
+        return cursor.fetchall() if cursor.description else []
 
     def stream(self, name: str, **values: Any) -> Iterator[tuple[Any, ...]]:
         """The rows that the query `name` yields, all of one instant, and no more than a thousand of them at a time."""

@@ -38,9 +38,8 @@ def drain(parameters: Parameters, size: int) -> None:
             cursor.execute(queries[name], {"jobset_id": JOBSET, **values})
             return cursor.fetchall()
 
-        ((total, _),) = ask("find_jobset")
         ((node,),) = ask("add_node", host=socket.gethostname(), machine="", pid=os.getpid(), lease=3600)
-        ((bee,),) = ask("add_bee", node=node, pid=os.getpid())
+        ((bee, total, _),) = ask("add_bee", node=node, pid=os.getpid())
         known = {"bee": bee, "node": node, "total": total, "size": size, "alone": True}
         number, first, done = 0, 0, 0
         while first is not None:
@@ -79,7 +78,7 @@ def rate(run: Run, jobs: int, size: int, processes: int = 2) -> float:
 
 def trials(run: Run) -> dict[str, partial[float]]:
     """The loop at each of `SIZES`; one at a time, with fewer jobs."""
-    jobs = {size: run.size(20_000 if size == 1 else 2_000_000, 1_000) for size in SIZES}
+    jobs = {size: run.size(50_000 if size == 1 else 2_000_000, 1_000) for size in SIZES}
     return {named(size, jobs[size]): partial(rate, run, jobs[size], size) for size in SIZES}
 
 

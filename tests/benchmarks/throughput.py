@@ -111,7 +111,7 @@ def _long_transaction(run: Run) -> Iterator[Row]:
 
 
 def _one_at_a_time(run: Run) -> Iterator[Row]:
-    jobs = run.size(20_000, 1_000)
+    jobs = run.size(50_000, 1_000)
     ours, loop = named(jobs, 2, " claiming one at a time"), limit.named(1, jobs)
     samples = run.measure({ours: partial(run.noops, jobs, 2, "one"), loop: limit.trials(run)[loop]})
     yield Row("throughput", ours, samples[ours], "jobs/s", loop, samples[loop], 0.9)
