@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import psycopg2
@@ -76,10 +76,10 @@ def rate(run: Run, jobs: int, size: int, processes: int = 2) -> float:
         return jobs / fresh(run_loops, parameters=parameters, processes=processes, size=size)
 
 
-def trials(run: Run) -> dict[str, partial[float]]:
-    """The loop at each of `SIZES`; one at a time, with fewer jobs."""
-    jobs = {size: run.size(50_000 if size == 1 else 2_000_000, 1_000) for size in SIZES}
-    return {named(size, jobs[size]): partial(rate, run, jobs[size], size) for size in SIZES}
+def trials(run: Run, sizes: Sequence[int] = SIZES) -> dict[str, partial[float]]:
+    """The loop at each of `sizes`; one at a time, with fewer jobs."""
+    jobs = {size: run.size(50_000 if size == 1 else 2_000_000, 1_000) for size in sizes}
+    return {named(size, jobs[size]): partial(rate, run, jobs[size], size) for size in sizes}
 
 
 def named(size: int, jobs: int) -> str:
