@@ -163,7 +163,8 @@ postgres_jobset("away", job, ["wait-1"], processes=1, on_event=told)
     wait_until((tmp_path / "database back").exists)
     (tmp_path / "wait-1").touch()
     assert process.wait(100) == 0
-    assert (tmp_path / "database away").read_text().startswith(f"database {name} on ")
+    # The keeper lost its connection, or was just about to make one.
+    assert f"database {name} on " in (tmp_path / "database away").read_text()
 
 
 def test_logs_are_put_aside_when_large(script, sql, tmp_path):

@@ -357,7 +357,8 @@ def test_nodes_of_a_jobset_that_was_dropped_do_not_work_on_the_next_of_that_name
     (tmp_path / "go").touch()
     said = process.communicate()[0]
     assert process.returncode != 0
-    assert "jobset 'steer', which this node worked on, has been dropped" in said
+    # By whether the node asked in between.
+    assert "which this node worked on, has been dropped" in said or "somebody has dropped them" in said
     assert ran(tmp_path).total() == 51
 
 
