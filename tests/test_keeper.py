@@ -15,9 +15,9 @@ import pytest
 from tests.helpers import alive, descendants, wait_until
 from workerbee import postgres_jobset
 from workerbee.job import Limits
-from workerbee.keeper import FATAL
 from workerbee.loading import set_up
 from workerbee.store import Store
+from workerbee.undertaker import FATAL
 
 NOBODY = 2**31 - 1  # no process of this machine
 

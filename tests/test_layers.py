@@ -50,7 +50,7 @@ def test_imports_point_one_way():
 
 def test_processes_know_no_sql_and_jobs_know_no_processes():
     graph = imports()
-    database = {"store", "session", "queries", "address", "loading"}
+    database = {"channel", "store", "session", "queries", "address", "loading"}
     processes = {"child", "supervisor", "node", "signals", "output"}
     # The command is on top of it all.
     for module in graph:
@@ -58,7 +58,7 @@ def test_processes_know_no_sql_and_jobs_know_no_processes():
             assert not any(below.startswith("command.") for below in reached(module, graph)), module
     for module in ("supervisor", "child", "output", "board"):
         assert reached(module, graph) & database == set(), module
-    for module in ("bee", "store", "loading", "session"):
+    for module in ("bee", "undertaker", "store", "loading", "session"):
         assert reached(module, graph) & processes == set(), module
 
 
@@ -67,7 +67,7 @@ def test_sql_is_only_on_its_shelf():
     for file in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "execute":
-                assert file.stem in {"store", "link"}
+                assert file.stem in {"channel", "link"}
             if isinstance(node, ast.JoinedStr):
                 text = "".join(part.value for part in node.values if isinstance(part, ast.Constant))
                 # Text that tells a person which query to make is no query.

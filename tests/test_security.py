@@ -46,9 +46,9 @@ def test_nothing_is_unpickled_but_what_the_parent_sent():
     found = {(module, name) for module, name, _ in calls() if re.search(r"\bload(s)?$|Unpickler|unpickle", name)}
     assert {(module, name) for module, name in found if "json" not in name} <= {
         ("portable", "pickle.loads"),
-        ("bee", "loads"),  # json's
+        ("calling", "loads"),  # json's
     }
-    assert "from json import loads" in (PACKAGE / "bee.py").read_text("utf-8")
+    assert "from json import loads" in (PACKAGE / "calling.py").read_text("utf-8")
     modules = {
         alias.name if isinstance(node, ast.Import) else node.module
         for file in PACKAGE.rglob("*.py")
@@ -72,9 +72,9 @@ def test_values_are_never_spliced_into_sql(sql, address):
         for module, name, node in calls()
         if name.endswith((".execute", ".executemany", ".copy_expert", ".callproc", ".mogrify"))
     ]
-    # The store takes its queries from the shelf, and the link under it passes them on.
+    # A channel takes its queries from the shelf, and the link under it passes them on.
     shelved = {"self._queries[name]", "head + self._queries[name]"}
-    assert set(executed) == {("store", query) for query in shelved} | {("link", "query")}
+    assert set(executed) == {("channel", query) for query in shelved} | {("link", "query")}
     for name, query in shelf().items():
         assert set(re.findall(r"\{(\w*)\}", query.string)) <= set(identifiers("x")), name
         assert "EXECUTE" not in query.string and "||" not in query.string, name

@@ -104,6 +104,11 @@ class Jobset(RuleBasedStateMachine):
         """Something has failed, or the bee has ended or died."""
         self.settle(self.claim(choice, size), fates, drop)
 
+    @rule(choice=CHOICE, size=st.integers(0, 8), fates=FATES)
+    def die_and_leave(self, choice, size, fates):
+        """A bee has died, and another takes its place."""
+        self.settle_for_heir(self.claim(choice, size), fates)
+
     @rule(choice=CHOICE, size=st.integers(0, 8))
     def lose_bee(self, choice, size):
         number = self.claim(choice, size).bee
@@ -112,7 +117,7 @@ class Jobset(RuleBasedStateMachine):
         assert self.charged(charges) == [self.charge(pos, Kind.LOST) for pos in bee.held]
         assert self.store.lose_bee(number, "again", LIMITS) == []
 
-    @rule(choice=CHOICE, size=st.integers(1, 8), fates=FATES, word=st.sampled_from(["claim", "settle", "drop"]))
+    @rule(choice=CHOICE, size=st.integers(1, 8), fates=FATES, word=st.sampled_from(["claim", "settle", "drop", "heir"]))
     def speak_late(self, choice, size, fates, word):
         """What is said of a claim that may be long gone: by the bee, or by the keeper, from a board not up to date."""
         if not self.claims:
@@ -120,6 +125,8 @@ class Jobset(RuleBasedStateMachine):
         claim = self.claims[choice % len(self.claims)]
         if word == "claim":
             self.settle_and_claim(claim, size)
+        elif word == "heir":
+            self.settle_for_heir(claim, fates)
         else:
             self.settle(claim, fates, word == "drop")
 
@@ -181,29 +188,57 @@ class Jobset(RuleBasedStateMachine):
 
     def settle(self, claim, fates, drop):
         bee = self.bees.get(claim.bee)
-        fate = dict(zip((job.pos for job in claim.jobs), fates, strict=False))
-        outcomes = [
-            Outcome(pos, 0.5, None if what == "done" else Failure(what, "type", "message"))
-            for pos, what in fate.items()
-            if what != "untried"
-        ]
-        charges = self.store.settle(claim.bee, claim.number, outcomes, LIMITS, drop=drop)
+        charges = self.store.settle(claim.bee, claim.number, self.outcomes(claim, fates), LIMITS, drop=drop)
         if bee is None:
             assert charges is None
             return
-        expected = []
         in_force = bee.number == claim.number
-        for pos, what in fate.items() if in_force else ():
-            if what == "done":
-                self.jobs[pos].state = State.COMPLETE
-            elif what != "untried":
-                expected.append(self.charge(pos, what))
-        assert self.charged(charges) == expected
+        assert self.charged(charges) == (self.expect(claim, fates) if in_force else [])
         if drop:
             # What was claimed since, without a trace, goes back, too.
             del self.bees[claim.bee]
         elif in_force:
             bee.number, bee.held = bee.number + 1, ()
+
+    def settle_for_heir(self, claim, fates):
+        bee, outcomes = self.bees.get(claim.bee), self.outcomes(claim, fates)
+        charges, following = self.store.settle_for_heir(
+            claim.bee, claim.number, outcomes, LIMITS, pid=1, node=1, alone=True
+        )
+        if bee is None:
+            assert charges is following is None
+            return
+        in_force, held = bee.number == claim.number, bee.held
+        expected = self.expect(claim, fates) if in_force else []
+        assert self.charged(charges) == expected
+        bee.held = ()
+        pending = self.pending()
+        assert (following is not None) == bool(expected and pending)
+        if following is None:
+            del self.bees[claim.bee]
+            return
+        bee.number, bee.held = claim.number + 2, tuple(job.pos for job in following.jobs)
+        assert (following.bee, following.number, len(bee.held)) == (claim.bee, bee.number, 1)
+        assert set(bee.held) <= pending
+        assert held
+        self.claims.append(following)
+
+    def outcomes(self, claim, fates):
+        return [
+            Outcome(job.pos, 0.5, None if what == "done" else Failure(what, "type", "message"))
+            for job, what in zip(claim.jobs, fates, strict=False)
+            if what != "untried"
+        ]
+
+    def expect(self, claim, fates):
+        """Settle in the model; what is charged."""
+        expected = []
+        for job, what in zip(claim.jobs, fates, strict=False):
+            if what == "done":
+                self.jobs[job.pos].state = State.COMPLETE
+            elif what != "untried":
+                expected.append(self.charge(job.pos, what))
+        return expected
 
     # What holds after each of these.
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import time
 from collections.abc import Callable
 
 # By name: a job may put others into their modules.
-from json import loads
 from time import monotonic
-from types import CoroutineType
 from typing import Protocol
 
 from workerbee.board import Board
-from workerbee.description import Interrupted, describe
+from workerbee.calling import Calling
+from workerbee.description import describe
 from workerbee.job import Charge, Claim, Job, JobFunction, Limits, Outcome, State
 from workerbee.portion import SPAN, Portion
 from workerbee.session import Session
@@ -24,9 +22,6 @@ from workerbee.store import Store
 
 FRESH = 1.0  # seconds after it was asked for in which jobs of a claim may start; the keeper waits longer (keeper.LONG)
 HOLD = 0.05  # seconds between looks at whether the node holds its bees back
-# Seconds in which no process has forked. Nor is it worth asking after so short a job whether it left a timer running;
-# that is done now and then, between claims.
-INSTANT = 20e-6
 
 
 class Witness(Protocol):
@@ -81,7 +76,7 @@ class Bee:
         self._header = board.header
         self._slot = board.slots[index]
         self._portion = Portion(board, index, claim, most_jobs)
-        self._function = function
+        self._calling = Calling(function, tidy)
         self._limits = limits
         self._witness = witness
         self._lease = lease
@@ -100,13 +95,25 @@ class Bee:
 
     def run(self) -> Phase:
         """Claim and run jobs; returns why there are no more to come: NO_WORK, SPENT or STOPPED."""
-        self._register()
-        while (reason := self._advance()) is None:
+        reason = self._begin()
+        while reason is None:
             failed = self._work_through()
             if failed is not None:
                 self._settle([failed], drop=False)
+            reason = self._advance()
         self._settle([], drop=True)
         return reason
+
+    def _begin(self) -> Phase | None:
+        """Hold the first claim, or say why there is none: as the heir of a dead bee the one that the keeper made."""
+        slot, claim = self._slot, None
+        if slot.bee:
+            claim = slot.prepared() or self._session.call(lambda store: store.find_claim(slot.bee))
+        if claim is None:
+            self._register()
+            return self._advance()
+        self._hold(claim, slot.since)
+        return None
 
     def _work_through(self) -> Outcome | None:
         """Run the jobs of the claim: until no more may be started, or until one fails, and then return how.
@@ -115,7 +122,7 @@ class Bee:
         board and calls nobody in vain.
         """
         claim, slot, header, seconds = self._claim, self._slot, self._header, self._seconds
-        number, done, hears_each = claim.number, slot.done, self._witness.hears_each
+        number, done, hears_each, call = claim.number, slot.done, self._witness.hears_each, self._calling.call
         # Others may have the jobs by then.
         too_late = slot.since + (min(FRESH, self._lease / 2) if len(claim.jobs) > 1 else self._lease / 2)
         started = monotonic()
@@ -133,7 +140,7 @@ class Bee:
                 break
             if hears_each:
                 self._witness.claimed(job)
-            ended, raised = self._call(job, started)
+            ended, raised = call(job, started)
             while slot.condemned and slot.is_over:
                 time.sleep(1)  # until we are killed
             if raised is not None:
@@ -156,36 +163,6 @@ class Bee:
             self._tidied = started
             self._tidy()
         return None
-
-    def _call(self, job: Job, started: float) -> tuple[float, BaseException | None]:
-        """When the function was through with `job`, and what it raised.
-
-        The only place where user code is called, and where what it raises is caught.
-        """
-        raised = None
-        try:
-            try:
-                result = self._function(job.job_id, loads(job.data) if job.data else {})
-            finally:
-                ended = monotonic()
-                if ended - started > INSTANT:
-                    self._tidy()
-            if isinstance(result, CoroutineType):
-                result.close()
-                raise TypeError(
-                    "job_function returned a coroutine, which nobody runs: await it inside, or asyncio.run it"
-                )
-        except Interrupted:
-            raise
-        except BaseException as error:
-            # SystemExit and KeyboardInterrupt, too: a job that leaves the process has not completed.
-            raised = error
-        if ended - started > INSTANT and os.getpid() != self._pid:
-            _leave_fork(raised)
-        try:
-            return ended, raised
-        finally:
-            del raised  # it holds this frame, and would be held by it: a cycle, until some collection
 
     def _register(self) -> None:
         self._hold(self._session.call(lambda store: store.add_bee(self._header.node, self._pid)), monotonic())
@@ -249,7 +226,7 @@ class Bee:
             Outcome(job.pos, seconds) for job, seconds in zip(claim.jobs, self._seconds, strict=False)
         ] + failures
         charges = self._session.call(
-            lambda store: store.settle(claim.bee, claim.number, outcomes, self._limits, drop=drop)
+            lambda store: store.settle(claim.bee, claim.number, outcomes, self._limits, drop=drop, pid=self._pid)
         )
         if charges is None:
             if not drop:
@@ -261,18 +238,11 @@ class Bee:
             self._slot.strikes += charge.attempt == 1
             self._errors += 1
         if self._board.may_have_failed_enough:
-            self._stop_if_enough_failed()
+            # Before the supervisor comes to read it, many more jobs could fail. It says why.
+            self._board.stop_if_enough(self._session.call(lambda store: store.counts()).failed)
         for charge in charges:
             self._witness.charged(charge)
         self._hold(Claim(claim.bee, claim.number + 1), monotonic())
-
-    def _stop_if_enough_failed(self) -> None:
-        # Before the supervisor comes to read it, many more jobs could fail. It says why.
-        header = self._header
-        failed = self._session.call(lambda store: store.counts()).failed
-        if failed >= header.most_failed:
-            header.enough = failed
-            header.stop = 1
 
     def _reason_not_to_claim(self) -> Phase | None:
         """The reason to end, if there is one, after waiting for as long as the node holds its bees back."""
@@ -293,14 +263,3 @@ class Bee:
         if self._most_errors is not None and self._errors >= self._most_errors:
             return Phase.SPENT
         return None
-
-
-def _leave_fork(error: BaseException | None) -> None:
-    # The job forked, and this is the child, come back from the function: it must not go on as a second bee.
-    try:
-        if error is not None:
-            sys.excepthook(type(error), error, error.__traceback__)
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-    finally:  # whatever the job has made of these
-        os._exit(0 if error is None else 1)

@@ -35,7 +35,7 @@ class Order(enum.IntEnum):
 class Header(ctypes.Structure):
     """What all of a node's processes need to know."""
 
-    stop: int  # set by the supervisor, or with `refused`: claim no more
+    stop: int  # set by the supervisor, or with `refused` or `enough`: claim no more
     closing: int  # set by the supervisor: no bee is left, the keeper may end the node
     node: int  # its row in wb_nodes
     total: int  # the jobset's counts as the keeper last read them, at `counted` (monotonic seconds)
@@ -46,7 +46,7 @@ class Header(ctypes.Structure):
     others: int
     failed_here: int  # what `Board.failed` was then
     most_failed: int  # set by the supervisor: when so many jobs of the jobset are FAILED, bees stop; 0: never
-    enough: int  # set by a bee: so many are, by the database's word, and that was the limit
+    enough: int  # set by a bee or the keeper: so many are, by the database's word, and that was the limit
     counted: float
     seen: float  # when the keeper was last at work
     away: float  # since when the keeper has had no database, in monotonic seconds; 0 while it has one
@@ -140,6 +140,12 @@ class Board:
         """By those counted, and what has come here since; who fails at that moment may be in both."""
         header = self.header
         return 0 < header.most_failed <= header.failed + self.failed - header.failed_here
+
+    def stop_if_enough(self, failed: int) -> None:
+        """Let bees stop if as many jobs of the jobset are FAILED as may be; the supervisor then says why."""
+        if failed >= self.header.most_failed:
+            self.header.enough = failed
+            self.header.stop = 1
 
     @property
     def strikes(self) -> int:

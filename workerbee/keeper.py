@@ -1,7 +1,7 @@
 """The keeper: a node's housekeeping in the database, in a process that runs no jobs and no user code.
 
-It beats, settles for bees that died, takes back the claims of lost nodes, and counts what is left. When it finds
-the supervisor dead, it ends what is left of the node and settles for that, too.
+It beats, has bees that died settled for, cuts claims down that take long, takes back those of lost nodes, and counts
+what is left. When it finds the supervisor dead, it ends what is left of the node, and that is settled for, too.
 """
 
 from __future__ import annotations
@@ -9,21 +9,17 @@ from __future__ import annotations
 import math
 import os
 import random
-import signal
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
 from workerbee.board import Board, Order
-from workerbee.description import STACK_LIMIT
-from workerbee.job import Charge, Failure, Kind, Limits, Outcome, State
+from workerbee.job import Charge, Limits
 from workerbee.logbook import Logbook
-from workerbee.memory import oom_kills
 from workerbee.orphans import is_alive
 from workerbee.session import Session
-from workerbee.slot import Phase, Slot, Verdict
-from workerbee.text import ending, storable
+from workerbee.slot import Phase, Slot
+from workerbee.undertaker import Undertaker
 from workerbee.watch import Watch
 
 COUNT_EVERY = 1.0  # seconds between counts while bees work
@@ -33,22 +29,10 @@ LONG = 2.0  # seconds after which a claim is cut down to the running job: a seco
 CUT_AGAIN = 0.5  # seconds after which it is tried again, when somebody was at the claim
 NOTICED = 0.01  # seconds within which a bee's word is seen by others, however the processor orders what is written
 LONGEST_COUNT_PAUSE = 2.0  # and at most while they wait for others
-# The first line that faulthandler leaves, where the exit code is not ours to see.
-FATAL = {
-    "Fatal Python error: Segmentation fault": "SIGSEGV",
-    "Fatal Python error: Aborted": "SIGABRT",
-    "Fatal Python error: Bus error": "SIGBUS",
-    "Fatal Python error: Floating point exception": "SIGFPE",  # before Python 3.13
-    "Fatal Python error: Floating-point exception": "SIGFPE",
-    "Fatal Python error: Illegal instruction": "SIGILL",
-}
 
 
 class Reporter(Protocol):
     """Who is told what the keeper finds."""
-
-    def died(self, slot: int, charge: Charge | None) -> None:
-        """A dead bee is settled for; `charge` is what its job was charged with, if one ran."""
 
     def lost(self, charge: Charge) -> None:
         """A job of a lost node is pending again, or FAILED."""
@@ -60,8 +44,7 @@ class Reporter(Protocol):
 class Keeper:
     """Keeps house for the node on `board`, as long as the supervisor that `watch` watches wants it.
 
-    `machine` names those on which process ids mean the same; `read_log(slot, start)` gives what a bee wrote from
-    `start` on.
+    `machine` names those on which process ids mean the same; `undertaker` has the same session.
     """
 
     def __init__(
@@ -73,7 +56,7 @@ class Keeper:
         lease: float,
         machine: str,
         reporter: Reporter,
-        read_log: Callable[[int, int], str],
+        undertaker: Undertaker,
     ) -> None:
         self._session = session
         self._board = board
@@ -83,8 +66,7 @@ class Keeper:
         self._machine = machine
         self._watch = watch
         self._reporter = reporter
-        self._read_log = read_log
-        self._oom_kills = oom_kills()
+        self._undertaker = undertaker
         self._logbook = Logbook(session, board)
         self._next_beat = 0.0
         self._next_count = 0.0
@@ -96,16 +78,16 @@ class Keeper:
 
     def run(self) -> None:
         """Keep house until the supervisor closes the node, or is dead."""
-        while not (self._header.closing and self._all_settled()):
+        while not (self._header.closing and self._undertaker.is_done):
             self._header.seen = time.monotonic()
             self._beat()
-            self._settle_dead()
+            self._undertaker.look()
             self._cut_long()
             self._count()
             if self._watch.wait(min(self._next_beat, self._next_count, self._next_cut) - time.monotonic()):
                 self._next_count = min(self._next_count, self._earliest_count)
             if self._watch.supervisor_died():
-                self._bury()
+                self._undertaker.bury_all()
                 break
         # The last that people see of the run.
         self._next_count = 0.0
@@ -124,19 +106,6 @@ class Keeper:
         self._beaten = ended
         self._rescue()
         self._next_beat = now + self._lease / 4
-
-    def _settle_dead(self) -> None:
-        for index, slot in enumerate(self._board.slots):
-            if slot.phase is Phase.DEAD:
-                charge = self._settle(slot, self._failure(index, slot))
-                if charge is not None:
-                    is_crash = charge.failure.kind is Kind.CRASH
-                    slot.crashed += is_crash
-                    # Where no other node could do better, waiting helps no job that crashes.
-                    slot.strikes += charge.attempt == 1 and (not is_crash or self._header.others > 0)
-                slot.clear()
-                slot.move(Phase.EMPTY)
-                self._reporter.died(index, charge)
 
     def _cut_long(self) -> None:
         """Let no long job hold up the others of its claim: settle those before it, and give back those after it."""
@@ -158,47 +127,6 @@ class Keeper:
             slot.cut = 0
             return False
         return True
-
-    def _settle(self, slot: Slot, failure: Failure | None) -> Charge | None:
-        """Settle what the bee of `slot` held, charging the job that ran with `failure`; None: giving it back."""
-        if not slot.bee:
-            return None
-        done = slot.completed_so_far()
-        outcomes = [Outcome(pos, seconds) for pos, seconds in done]
-        if failure and slot.is_running:
-            outcomes.append(Outcome(slot.pos, time.monotonic() - slot.started, failure))
-        bee, number = slot.bee, slot.number
-        charges = self._session.call(lambda store: store.settle(bee, number, outcomes, self._limits, drop=True))
-        if charges is not None:
-            slot.completed += len(done)
-            slot.slowest = max([slot.slowest, *(seconds for _, seconds in done)])
-        for charge in charges or ():
-            slot.failed += charge.state is State.FAILED
-            return charge
-        return None
-
-    def _failure(self, index: int, slot: Slot) -> Failure | None:
-        """What the job that ran in a dead bee is charged with, if that is to blame."""
-        verdict, code = slot.verdict, slot.exit_code
-        stack, log = self._stack(index), storable(self._read_log(index, slot.log_start), STACK_LIMIT)
-        if verdict is Verdict.ORDERED:
-            return None
-        if verdict is not Verdict.NONE:
-            kind = Kind.TIMEOUT if verdict is Verdict.TIMEOUT else Kind.MEMORY
-            return Failure(kind, kind.value, slot.read_reason(), stack, log=log)
-        message = f"its bee died: {ending(code)}"
-        if code == -signal.SIGKILL:
-            message += ", sent by nobody here" + self._killer()
-        return Failure(Kind.CRASH, ending(code) if code < 0 else "exit", message, stack, exit_code=code, log=log)
-
-    def _killer(self) -> str:
-        before, self._oom_kills = self._oom_kills, oom_kills()
-        if self._oom_kills > before:
-            return f" but the kernel, since memory was short (its oom_kill count rose by {self._oom_kills - before})"
-        return " (a person, or a batch system)"
-
-    def _stack(self, index: int) -> str:
-        return storable(self._board.stacks[index].tail(STACK_LIMIT), STACK_LIMIT)
 
     def _rescue(self) -> None:
         """Take back the claims of nodes that died on this machine, or that nobody hears of."""
@@ -222,6 +150,7 @@ class Keeper:
     def _count(self) -> None:
         if time.monotonic() < self._next_count:
             return
+        self._undertaker.introduce_heirs()
         header = self._header
         # Before asking: the counts speak of nothing that happens after it.
         asked = time.monotonic()
@@ -242,22 +171,3 @@ class Keeper:
         pause = random.uniform(0.5, 1) * self._count_pause if waiting else COUNT_EVERY
         self._earliest_count = answered + max(COUNTS_APART, COUNT_SHARE * (answered - asked))
         self._next_count = max(time.monotonic() + pause, self._earliest_count)
-
-    def _all_settled(self) -> bool:
-        return not any(slot.phase is Phase.DEAD for slot in self._board.slots)
-
-    def _bury(self) -> None:
-        """The supervisor is dead: end what is left of the node, and settle for it."""
-        self._header.stop = 1
-        for index, slot in enumerate(self._board.slots):
-            if slot.phase is Phase.ALIVE:
-                slot.move(Phase.DEAD)
-            if slot.phase is Phase.DEAD:
-                stack = self._stack(index)
-                said = stack.partition("\n")[0]
-                # Only a process that crashed had the time to write one.
-                if said.startswith("Fatal"):
-                    failure = Failure(Kind.CRASH, FATAL.get(said, "crash"), said, stack)
-                else:
-                    failure = Failure(Kind.LOST, "lost", "its supervisor died")
-                self._reporter.died(index, self._settle(slot, failure))

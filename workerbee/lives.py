@@ -34,6 +34,7 @@ from workerbee.rotation import rotate
 from workerbee.session import Session
 from workerbee.slot import Phase, Verdict
 from workerbee.text import printable
+from workerbee.undertaker import Undertaker
 from workerbee.watch import Abandoned, Watch
 
 LOG_TAIL = 16_000  # bytes of a bee's log that go into a failure's record
@@ -241,16 +242,12 @@ def live_as_keeper(work: Work, wake: Connection) -> None:
     reporter = _Reporter(work, 0)
     name = f"workerbee {work.jobset_id} keeper"
     # The supervisor decides how long to be patient, for all of the node.
-    keeper = Keeper(
-        Session(work.address, work.jobset_id, name, watch.pause, patience=math.inf, outage=reporter.outage),
-        watch,
-        work.board,
-        work.limits,
-        work.options.lease,
-        machine_id(),
-        reporter,
-        work.read_log,
-    )
+    session = Session(work.address, work.jobset_id, name, watch.pause, patience=math.inf, outage=reporter.outage)
+    replaces = work.options.bees is not None
+    undertaker = Undertaker(session, work.board, work.limits, reporter.died, work.read_log, replaces=replaces)
+    lease = work.options.lease
+    keeper = Keeper(session, watch, work.board, work.limits, lease, machine_id(), reporter, undertaker)
+
     try:
         keeper.run()
     except Abandoned:

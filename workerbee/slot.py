@@ -6,11 +6,12 @@ import ctypes
 import enum
 from typing import Any
 
-from workerbee.job import Claim
+from workerbee.job import Claim, Job
 from workerbee.text import fitting
 
 BATCH = 1024  # the most jobs a claim may hold
 JOB_IDS = 32768  # bytes for their ids
+DATA = 4096  # bytes for a job's data
 NO_NUMBER = 0xFF  # bytes of which make a float that is none
 
 
@@ -23,6 +24,7 @@ class Phase(enum.IntEnum):
     SPENT = 3  # the bee ended itself: it ran as many jobs as one may, too many failed in a row, or it is condemned
     STOPPED = 4  # the bee ended itself: it was told to
     DEAD = 5  # the bee died; what it held has not been settled yet
+    PREPARED = 6  # no bee; the keeper has claimed a job for the one that takes the dead one's place
 
 
 EDGES = {
@@ -32,7 +34,8 @@ EDGES = {
     Phase.NO_WORK: {Phase.EMPTY},  # the supervisor, once the process is gone
     Phase.SPENT: {Phase.EMPTY},
     Phase.STOPPED: {Phase.EMPTY},
-    Phase.DEAD: {Phase.EMPTY},  # the keeper, once the claim is settled
+    Phase.DEAD: {Phase.EMPTY, Phase.PREPARED},  # the keeper, once the claim is settled
+    Phase.PREPARED: {Phase.ALIVE, Phase.DEAD},  # the supervisor starts that bee, or has the keeper give the job back
 }
 
 
@@ -74,6 +77,9 @@ class Slot(ctypes.Structure):
     mean: float  # of the seconds that jobs take, and how far they are from it: the later ones count more
     deviation: float
     note: bytes  # a dying bee's last words
+    heir: int  # set by the keeper: the bee has the row of the one before, by whose pid the database knows it
+    _has_data: int  # whether the job of a prepared claim has data, and the data, if there is room
+    _data: bytes
     done: Any  # per position of the claim: the seconds it took to complete, or no number while it has not
     _fields_ = [
         ("_phase", ctypes.c_int64),
@@ -102,6 +108,9 @@ class Slot(ctypes.Structure):
         ("mean", ctypes.c_double),
         ("deviation", ctypes.c_double),
         ("note", ctypes.c_char * 1024),
+        ("heir", ctypes.c_int64),
+        ("_has_data", ctypes.c_int64),
+        ("_data", ctypes.c_char * DATA),
         ("done", ctypes.c_float * BATCH),
     ]
 
@@ -117,9 +126,13 @@ class Slot(ctypes.Structure):
 
     def clear(self) -> None:
         """Forget the last bee; the counts over the slot's life stay."""
-        self.pid = self.exit_code = self.bee = self.number = self.lo = self.size = self.cut = self.pos = self.jobs = 0
+        self.bee = self.number = self.lo = self.size = 0
+        self._forget_process()
+
+    def _forget_process(self) -> None:
+        self.pid = self.exit_code = self.cut = self.pos = self.jobs = 0
         self.note = self.reason = b""
-        self.log_start = self.condemned = self.raised = 0
+        self.log_start = self.condemned = self.raised = self.heir = 0
 
     def hold(self, claim: Claim, since: float) -> None:
         """Speak from now on of `claim`, asked for at the monotonic second `since`."""
@@ -133,6 +146,24 @@ class Slot(ctypes.Structure):
         # Last: until then the board speaks of the claim before, which is settled.
         self.number = claim.number
         self.bee = claim.bee
+
+    def prepare(self, claim: Claim, since: float) -> None:
+        """Forget the last bee, and hold `claim`, of one job, for its heir. Whoever dies on the way leaves a claim that
+        nobody has begun."""
+        self.hold(claim, since)
+        self._forget_process()
+        (job,) = claim.jobs
+        data = (job.data or "").encode()
+        self._has_data = bool(data)
+        self._data = data if len(data) < DATA else b""
+        self.heir = 1
+
+    def prepared(self) -> Claim | None:
+        """The claim that was made for a bee before its birth; None if its data must be asked for."""
+        if self._has_data and not self._data:
+            return None
+        job = Job(self.lo, self._read_id(0), self._data.decode() or None)
+        return Claim(self.bee, self.number, (job,))
 
     def condemn(self, verdict: Verdict, started: float = 0.0, reason: str = "") -> None:
         """Say why this bee is killed, and for which of its jobs, by the time it `started`; the first verdict stays."""
@@ -190,9 +221,12 @@ class Slot(ctypes.Structure):
 
     def read_job_id(self) -> str:
         """The id of the job that was started last; "" when there was no room for it."""
-        ids = bytes(self._job_ids).split(b"\0", self.size)
         pos, index = self.pos, self._index()
-        return ids[index].decode("utf-8", "ignore") if pos and 0 <= index < len(ids) else ""
+        return self._read_id(index) if pos and index >= 0 else ""
+
+    def _read_id(self, index: int) -> str:
+        ids = bytes(self._job_ids).split(b"\0", self.size)
+        return ids[index].decode("utf-8", "ignore") if index < len(ids) else ""
 
     def _index(self) -> int:
         """Of the job in its claim; -1 when the bee has gone on to another claim between our two looks."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import psycopg2
-import psycopg2.extensions
-
+from workerbee.channel import Channel, Connection
 from workerbee.errors import DatabaseError
 from workerbee.job import (
     Charge,
@@ -22,66 +19,14 @@ from workerbee.job import (
     Outcome,
     State,
 )
-from workerbee.queries import composed
-
-Connection = psycopg2.extensions.connection
 
 
-class Store:
-    """The jobset `jobset_id` over one `connection`, which it owns and keeps in autocommit mode."""
+class Store(Channel):
+    """The jobset `jobset_id` over one `connection`, which it owns."""
 
     def __init__(self, connection: Connection, jobset_id: str) -> None:
-        if not connection.async_:
-            connection.autocommit = True
-        self.connection = connection
-        self._cursor = connection.cursor()
-        self.jobset_id = jobset_id
-        self._queries = {name: query.as_string(connection) for name, query in composed(jobset_id).items()}
-        # One on which no answer may be late has statements that end in time, too.
-        self._begin = "begin_bounded" if connection.async_ else "begin"
-        self._head = self._queries["bounded"] if connection.async_ else ""
+        super().__init__(connection, jobset_id)
         self._total: int | None = None
-        self._is_isolated = False  # as our statements want it, without a word of ours
-
-    def close(self) -> None:
-        self.connection.close()
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Everything inside commits together, or not at all."""
-        head, self._head = self._head, ""
-        try:
-            self.run(self._begin)
-            yield
-            self.run("commit")
-        except BaseException:
-            # Without a connection nothing is committed either, and who is told of that needs the first error.
-            with contextlib.suppress(psycopg2.Error):
-                self.run("rollback")
-            raise
-        finally:
-            self._head = head
-
-    def run(self, name: str, *, bare: bool = False, **values: Any) -> list[tuple[Any, ...]]:
-        """The rows that the query `name` yields; `bare`: it keeps to its time by itself."""
-        head = "" if bare and self._is_isolated else self._head
-        cursor = self._cursor
-        cursor.execute(head + self._queries[name], {"jobset_id": self.jobset_id, **values})
-        return cursor.fetchall() if cursor.description else []
-
-    def stream(self, name: str, **values: Any) -> Iterator[tuple[Any, ...]]:
-        """The rows that the query `name` yields, all of one instant, and no more than a thousand of them at a time."""
-        head = self._queries["declare_cursor"] + " "
-        with self.transaction():
-            with self.connection.cursor() as cursor:
-                cursor.execute(head + self._queries[name], {"jobset_id": self.jobset_id, **values})
-            while rows := self.run("fetch_rows"):
-                yield from rows
-
-    def copy(self, name: str, file: Any) -> None:
-        """Stream what `file.read()` gives into the query `name`, a COPY."""
-        with self.connection.cursor() as cursor:
-            cursor.copy_expert(self._queries[name], file)
 
     def total(self) -> int | None:
         """How many jobs the jobset has; None when it does not exist."""
@@ -142,38 +87,69 @@ class Store:
         return Claim(claim.bee, claim.number + 1, tuple(map(Job._make, rows)) if pos else ()), pos is not None
 
     def settle(
-        self, bee: int, number: int, outcomes: Sequence[Outcome], limits: Limits, *, drop: bool
+        self,
+        bee: int,
+        number: int,
+        outcomes: Sequence[Outcome],
+        limits: Limits,
+        *,
+        drop: bool,
+        pid: int | None = None,
     ) -> list[Charge] | None:
         """Write `outcomes`, what became of the claim `number` of `bee`, and release what it held besides.
 
         With `drop` the bee is gone, and so is its row; otherwise it holds an empty claim with the next number. A
         dead bee may have claimed once more without a trace: then its outcomes are in already, and that newer
-        claim is released. Returns the charges, or None when the claim had been taken away: nothing is written.
+        claim is released. The bee is the process `pid`, by default the one in its row. Returns the charges, or None
+        when the claim had been taken away: nothing is written.
         """
         with self.transaction():
-            rows = self.run("hold_claim", bee=bee)
-            if not rows:
-                return None
-            ((held, attempts, lo, hi, pid, node),) = rows
-            if held != number:
-                if not drop:
-                    return []  # we wrote them already: only the answer was lost
-                outcomes = []
-            mine = [] if lo is None else range(lo, hi + 1)
-            outcomes = [outcome for outcome in outcomes if outcome.pos in mine]
-            done = {o.pos: o.seconds for o in outcomes if o.failure is None}
-            if done:
-                self.run("complete_jobs", done=list(done), seconds=list(done.values()), node=node)
-            charges = [
-                charge
-                for o in outcomes
-                if o.failure
-                for charge in self._charge(o.pos, o.pos, o.seconds, o.failure, limits, bee=bee, pid=pid, node=node)
-            ]
-            settled = {outcome.pos for outcome in outcomes}
-            self._release(attempts, [pos for pos in mine if pos not in settled])
-            self.run("drop_bee" if drop else "empty_claim", bee=bee)
-            return charges
+            return self._settle(bee, number, outcomes, limits, drop, pid)
+
+    def settle_for_heir(
+        self, bee: int, number: int, outcomes: Sequence[Outcome], limits: Limits, *, pid: int, node: int, alone: bool
+    ) -> tuple[list[Charge] | None, Claim | None]:
+        """Like `settle`, for a dead bee on `node` that another one is to replace: in the same commit its row gets a job
+        for that one. Also returns this claim, or None when there was none to be had, or no job was charged; then the
+        row is dropped.
+        """
+        with self.transaction():
+            charges = self._settle(bee, number, outcomes, limits, False, pid)
+            if charges:
+                claim, _ = self.settle_and_claim(Claim(bee, number + 1), [], 1, node, alone)
+                if claim is not None and claim.jobs:
+                    return charges, claim
+            # In case it claimed once more without a trace, and for its row.
+            rest = self._settle(bee, number, outcomes, limits, True, pid)
+            return charges or rest, None
+
+    def _settle(
+        self, bee: int, number: int, outcomes: Sequence[Outcome], limits: Limits, drop: bool, pid: int | None
+    ) -> list[Charge] | None:
+        rows = self.run("hold_claim", bee=bee)
+        if not rows:
+            return None
+        ((held, attempts, lo, hi, known_as, node),) = rows
+        if held != number:
+            if not drop:
+                return []  # we wrote them already: only the answer was lost
+            outcomes = []
+        mine = [] if lo is None else range(lo, hi + 1)
+        outcomes = [outcome for outcome in outcomes if outcome.pos in mine]
+        done = {o.pos: o.seconds for o in outcomes if o.failure is None}
+        if done:
+            self.run("complete_jobs", done=list(done), seconds=list(done.values()), node=node)
+        by = {"bee": bee, "pid": known_as if pid is None else pid, "node": node}
+        charges = [
+            charge
+            for o in outcomes
+            if o.failure
+            for charge in self._charge(o.pos, o.pos, o.seconds, o.failure, limits, **by)
+        ]
+        settled = {outcome.pos for outcome in outcomes}
+        self._release(attempts, [pos for pos in mine if pos not in settled])
+        self.run("drop_bee" if drop else "empty_claim", bee=bee)
+        return charges
 
     def cut_claim(self, bee: int, number: int, pos: int, done: Sequence[tuple[int, float]]) -> bool:
         """Leave of the claim `number` of `bee` only `pos`, which runs: the positions of `done` are COMPLETE, each with
@@ -230,6 +206,12 @@ class Store:
         """Make a node known; its claims are safe while it beats at least every `lease` seconds."""
         ((node,),) = self.run("add_node", host=host, machine=machine, pid=pid, lease=lease)
         return int(node)
+
+    def introduce_bees(self, bees: list[int], pids: list[int]) -> list[int]:
+        """Each of the `bees` is now the process with the pid in the same place; returns those that were written down.
+
+        Not those at which somebody is: then there is a next time."""
+        return [bee for (bee,) in self.run("introduce_bees", bees=bees, pids=pids)]
 
     def beat_node(self, node: int, keeper_pid: int) -> None:
         """The node lives."""

@@ -15,7 +15,7 @@ from workerbee.events import Event, Receiver
 from workerbee.housekeeping import Housekeeping
 from workerbee.output import Output
 from workerbee.signals import Signals
-from workerbee.slot import Phase, Verdict
+from workerbee.slot import Phase, Slot, Verdict
 from workerbee.stopping import Stopping
 
 
@@ -164,15 +164,16 @@ class Supervisor:
         self._given_up = min(self._given_up, time.monotonic() + seconds)
 
     def _maintain(self) -> None:
-        if self._header.stop or self._finished():
-            return
+        is_over = self._header.stop or self._finished()
         now = time.monotonic()
         idle = 0
         for index, slot in enumerate(self._board.slots):
-            if slot.phase is not Phase.EMPTY or self._backoff.until[index] > now:
+            if slot.phase not in (Phase.EMPTY, Phase.PREPARED):
                 continue
-            if len(self._brood.bees) >= self._crowd():
-                break
+            if is_over or self._backoff.until[index] > now or len(self._brood.bees) >= self._crowd():
+                if slot.phase is Phase.PREPARED:
+                    self._give_back(slot)
+                continue
             if self._idle_since[index]:
                 # It found nothing to do. Another starts only for jobs that have come back since.
                 idle += 1
@@ -181,13 +182,20 @@ class Supervisor:
                 self._idle_since[index] = 0.0
             self._start(index)
 
+    def _give_back(self, slot: Slot) -> None:
+        slot.move(Phase.DEAD)
+        self._wake()
+
     def _start(self, index: int) -> None:
         slot = self._board.slots[index]
         slot.move(Phase.ALIVE)
         try:
             bee, outputs = self._start_bee(index)
         except OSError as error:  # no process, descriptor or memory is to be had
-            slot.move(Phase.EMPTY)
+            if slot.bee:
+                self._give_back(slot)
+            else:
+                slot.move(Phase.EMPTY)
             self._backoff.refused(index, error, len(self._brood.bees))
             return
         slot.pid = bee.pid

@@ -14,6 +14,14 @@ SELECT nextval('wb_bees'), node, %(pid)s FROM wb_nodes WHERE node = %(node)s
 RETURNING bee, (SELECT total FROM wb_jobsets WHERE jobset_id = %(jobset_id)s),
           current_setting('default_transaction_isolation');
 
+-- name: introduce_bees
+-- Bees that took dead ones' places have pids of their own. One that is locked is left alone: see seize_claim.
+UPDATE {claims} c SET pid = heir.pid
+FROM unnest(%(bees)s::bigint[], %(pids)s::integer[]) heir (bee, pid),
+     (SELECT bee FROM {claims} WHERE bee = ANY(%(bees)s) FOR UPDATE SKIP LOCKED) free
+WHERE c.bee = heir.bee AND free.bee = heir.bee
+RETURNING c.bee;
+
 -- name: hold_claim
 -- Lock a bee's claim before settling it; nothing comes back when somebody has taken it away.
 SELECT number, attempts, lo, hi, pid, node FROM {claims} WHERE bee = %(bee)s FOR UPDATE;

@@ -1,0 +1,70 @@
+"""The queries of the shelf over one connection, each by its name."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+
+from workerbee.queries import composed
+
+Connection = psycopg2.extensions.connection
+
+
+class Channel:
+    """What is asked about the jobset `jobset_id` over one `connection`, which it owns and keeps in autocommit mode."""
+
+    def __init__(self, connection: Connection, jobset_id: str) -> None:
+        if not connection.async_:
+            connection.autocommit = True
+        self.connection = connection
+        self._cursor = connection.cursor()
+        self.jobset_id = jobset_id
+        self._queries = {name: query.as_string(connection) for name, query in composed(jobset_id).items()}
+        # One on which no answer may be late has statements that end in time, too.
+        self._begin = "begin_bounded" if connection.async_ else "begin"
+        self._head = self._queries["bounded"] if connection.async_ else ""
+        self._is_isolated = False  # as our statements want it, without a word of ours
+
+    def close(self) -> None:
+        self.connection.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything inside commits together, or not at all."""
+        head, self._head = self._head, ""
+        try:
+            self.run(self._begin)
+            yield
+            self.run("commit")
+        except BaseException:
+            # Without a connection nothing is committed either, and who is told of that needs the first error.
+            with contextlib.suppress(psycopg2.Error):
+                self.run("rollback")
+            raise
+        finally:
+            self._head = head
+
+    def run(self, name: str, *, bare: bool = False, **values: Any) -> list[tuple[Any, ...]]:
+        """The rows that the query `name` yields; `bare`: it keeps to its time by itself."""
+        head = "" if bare and self._is_isolated else self._head
+        cursor = self._cursor
+        cursor.execute(head + self._queries[name], {"jobset_id": self.jobset_id, **values})
+        return cursor.fetchall() if cursor.description else []
+
+    def stream(self, name: str, **values: Any) -> Iterator[tuple[Any, ...]]:
+        """The rows that the query `name` yields, all of one instant, and no more than a thousand of them at a time."""
+        head = self._queries["declare_cursor"] + " "
+        with self.transaction():
+            with self.connection.cursor() as cursor:
+                cursor.execute(head + self._queries[name], {"jobset_id": self.jobset_id, **values})
+            while rows := self.run("fetch_rows"):
+                yield from rows
+
+    def copy(self, name: str, file: Any) -> None:
+        """Stream what `file.read()` gives into the query `name`, a COPY."""
+        with self.connection.cursor() as cursor:
+            cursor.copy_expert(self._queries[name], file)
