@@ -238,6 +238,14 @@ def test_what_was_given_back_by_order_is_not_missed():
     assert Checker(evidence).wrong() == []
 
 
+def test_a_loss_that_nobody_could_name_the_process_of_is_an_attempt_on_that_node():
+    evidence = sound()
+    change("failures", 4, pid=0)(evidence)
+    assert Checker(evidence).wrong() == []
+    change("failures", 4, node=NODE + 1)(evidence)
+    assert Checker(evidence).wrong() != []
+
+
 @pytest.fixture
 def tables(parameters):
     """A jobset of 20 jobs, two of which a bee holds, one after the other; the second is still running."""

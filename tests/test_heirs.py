@@ -12,10 +12,10 @@ import pytest
 from setproctitle import getproctitle
 
 from tests.helpers import wait_until
-from workerbee import postgres_jobset
+from workerbee import Jobset, postgres_jobset
 from workerbee.address import resolve
 from workerbee.board import Board
-from workerbee.job import Limits
+from workerbee.job import Kind, Limits
 from workerbee.loading import set_up
 from workerbee.node import Node
 from workerbee.session import Session
@@ -211,6 +211,17 @@ def test_a_dead_supervisors_heir_is_never_born(grave, sql):
     undertaker.bury_all()
     assert states(sql) == {"FAILED": 1, "PENDING": 2}
     assert sql("SELECT count(*) FROM wb_claims__heirs") == [(0,)]
+
+
+def test_an_heir_that_is_lost_before_it_was_introduced_has_no_pid(grave, sql, address):
+    board, undertaker, store = grave
+    undertaker.look()
+    store.lose_bee(board.slots[0].bee, "its node was lost", ONE_CRASH)
+    assert sql("SELECT kind, pid FROM wb_failures ORDER BY failure") == [("crash", 7), ("lost", 0)]
+    assert [(failure.kind, failure.pid) for failure in Jobset("heirs", **address).failures()] == [
+        (Kind.LOST, None),
+        (Kind.CRASH, 7),
+    ]
 
 
 @pytest.mark.parametrize("step", ["prepare", "hold", "_forget_process"])

@@ -164,6 +164,8 @@ class _Reporter:
 def live_as_bee(work: Work, index: int) -> None:
     """The life of one bee's process."""
     slot = work.board.slots[index]
+    # The supervisor says it, too, and may die before.
+    slot.pid = os.getpid()
     try:
         slot.move(_make_bee(work, index).run())
     except Interrupted:

@@ -28,7 +28,7 @@ class FailureRecord:
     host: str
     node: int | None
     bee: int
-    pid: int
+    pid: int | None
 
 
 class JobRecord(NamedTuple):

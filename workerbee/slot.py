@@ -77,7 +77,7 @@ class Slot(ctypes.Structure):
     mean: float  # of the seconds that jobs take, and how far they are from it: the later ones count more
     deviation: float
     note: bytes  # a dying bee's last words
-    heir: int  # set by the keeper: the bee has the row of the one before, by whose pid the database knows it
+    heir: int  # set by the keeper: the bee has the row of the one before, and the database does not know its pid
     _has_data: int  # whether the job of a prepared claim has data, and the data, if there is room
     _data: bytes
     done: Any  # per position of the claim: the seconds it took to complete, or no number while it has not

@@ -81,12 +81,13 @@ class NodeStatus:
 @dataclass(frozen=True)
 class BeeStatus:
     """One bee. Since `since`, `seconds` ago, it has held `jobs` jobs, the first or only of which is `job_id`: the one
-    that runs, when that takes longer than two seconds. A bee between jobs holds none."""
+    that runs, when that takes longer than two seconds. A bee between jobs holds none. The `pid` of one that has just
+    been born may not be known yet."""
 
     bee: int
     node: int
     host: str
-    pid: int
+    pid: int | None
     jobs: int
     job_id: str | None
     since: datetime | None

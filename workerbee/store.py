@@ -104,7 +104,7 @@ class Store(Channel):
         when the claim had been taken away: nothing is written.
         """
         with self.transaction():
-            return self._settle(bee, number, outcomes, limits, drop, pid)
+            return self._settle(bee, number, outcomes, limits, "drop_bee" if drop else "empty_claim", pid)
 
     def settle_for_heir(
         self, bee: int, number: int, outcomes: Sequence[Outcome], limits: Limits, *, pid: int, node: int, alone: bool
@@ -114,24 +114,24 @@ class Store(Channel):
         row is dropped.
         """
         with self.transaction():
-            charges = self._settle(bee, number, outcomes, limits, False, pid)
+            charges = self._settle(bee, number, outcomes, limits, "leave_claim", pid)
             if charges:
                 claim, _ = self.settle_and_claim(Claim(bee, number + 1), [], 1, node, alone)
                 if claim is not None and claim.jobs:
                     return charges, claim
             # In case it claimed once more without a trace, and for its row.
-            rest = self._settle(bee, number, outcomes, limits, True, pid)
+            rest = self._settle(bee, number, outcomes, limits, "drop_bee", pid)
             return charges or rest, None
 
     def _settle(
-        self, bee: int, number: int, outcomes: Sequence[Outcome], limits: Limits, drop: bool, pid: int | None
+        self, bee: int, number: int, outcomes: Sequence[Outcome], limits: Limits, end: str, pid: int | None
     ) -> list[Charge] | None:
         rows = self.run("hold_claim", bee=bee)
         if not rows:
             return None
         ((held, attempts, lo, hi, known_as, node),) = rows
         if held != number:
-            if not drop:
+            if end != "drop_bee":
                 return []  # we wrote them already: only the answer was lost
             outcomes = []
         mine = [] if lo is None else range(lo, hi + 1)
@@ -148,7 +148,7 @@ class Store(Channel):
         ]
         settled = {outcome.pos for outcome in outcomes}
         self._release(attempts, [pos for pos in mine if pos not in settled])
-        self.run("drop_bee" if drop else "empty_claim", bee=bee)
+        self.run(end, bee=bee)
         return charges
 
     def cut_claim(self, bee: int, number: int, pos: int, done: Sequence[tuple[int, float]]) -> bool:

@@ -94,7 +94,7 @@ class Undertaker:
                 self._died(index, self._settle(slot, failure))
 
     def introduce_heirs(self) -> None:
-        """Write down by which process each heir is to be known: its row has the pid of the one before."""
+        """Write down which process each heir is."""
         heirs = {slot.bee: slot for slot in self._board.slots if slot.heir and slot.phase is Phase.ALIVE and slot.pid}
         if heirs:
             pids = [slot.pid for slot in heirs.values()]

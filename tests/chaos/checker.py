@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tests.chaos.behaviours import BEHAVIOURS
 from tests.chaos.journal import RAISED, RETURNED, Attempt
@@ -62,11 +62,11 @@ class Checker:
         self._job = {job.job_id: job for job in evidence.jobs}
         self._row = {row.job_id: row for row in evidence.rows}
         self._failures: dict[str, list[Failed]] = defaultdict(list)
-        for failure in evidence.failures:
-            self._failures[failure.job_id].append(failure)
         self._attempts: dict[str, list[Attempt]] = defaultdict(list)
         for attempt in sorted(evidence.attempts, key=lambda attempt: attempt.began):
             self._attempts[attempt.job_id].append(attempt)
+        for failure in evidence.failures:
+            self._failures[failure.job_id].append(self._identified(failure))
         self._hits = {hit.pid: hit for hit in evidence.hits}
         self._signals: dict[int, list[float]] = defaultdict(list)
         for at, node, _ in evidence.signals:
@@ -80,6 +80,18 @@ class Checker:
             checks = (self._counters, self._end, self._numbers, self._blame, self._reruns, self._overlaps, self._sums)
             found += [f"job {job_id} ({self._job[job_id].does}): {line}" for check in checks for line in check(job_id)]
         return found
+
+    def _identified(self, failure: Failed) -> Failed:
+        """With the pid of the attempt that is meant, where the node was lost before it could write that down."""
+        if failure.pid:
+            return failure
+        job_id = failure.job_id
+        taken = {f.pid for f in (*self._evidence.failures, *self._failures[job_id]) if f.job_id == job_id}
+        for attempt in self._attempts[job_id]:
+            before = attempt.began + self._evidence.offset < failure.at
+            if before and attempt.node == failure.node and attempt.pid not in taken:
+                return replace(failure, pid=attempt.pid)
+        return failure
 
     def _table(self) -> Iterator[str]:
         """No job is lost, none comes from nowhere, each is there once."""

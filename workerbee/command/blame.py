@@ -95,7 +95,7 @@ def in_full(record: FailureRecord) -> Iterator[str]:
     code = f" (exit code {record.exit_code})" if record.exit_code is not None and record.exit_code >= 0 else ""
     yield from _lines(f"  {record.kind.value}: {cause(record.kind, record.type, record.message)}{code}")
     after = f" after {seconds(record.seconds)}" if record.seconds is not None else ""
-    where = f"on {printable(record.host)}, bee {record.bee}, pid {record.pid}"
+    where = f"on {printable(record.host)}, bee {record.bee}, pid {record.pid or '?'}"
     yield f"  {moment(record.failed_at)}{after}, {where}"
     for title, text in (("stack", record.stack), ("log", record.log)):
         if text.strip():

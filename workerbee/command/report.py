@@ -103,7 +103,7 @@ def bee_lines(bees: tuple[BeeStatus, ...], most: int) -> Iterator[str]:
         for bee in bees:
             more = f" and {bee.jobs - 1} more" if bee.jobs > 1 else ""
             job = f"{bee.job_id}{more}" if bee.job_id is not None else "-"
-            rows.append((job, seconds(bee.seconds), bee.host, str(bee.bee), str(bee.pid)))
+            rows.append((job, seconds(bee.seconds), bee.host, str(bee.bee), str(bee.pid or "?")))
         yield from table(head, rows, 0, most - 2)
 
 

@@ -15,7 +15,7 @@ RETURNING bee, (SELECT total FROM wb_jobsets WHERE jobset_id = %(jobset_id)s),
           current_setting('default_transaction_isolation');
 
 -- name: introduce_bees
--- Bees that took dead ones' places have pids of their own. One that is locked is left alone: see seize_claim.
+-- Heirs are alive, and known by their pids. One that is locked is left alone: see seize_claim.
 UPDATE {claims} c SET pid = heir.pid
 FROM unnest(%(bees)s::bigint[], %(pids)s::integer[]) heir (bee, pid),
      (SELECT bee FROM {claims} WHERE bee = ANY(%(bees)s) FOR UPDATE SKIP LOCKED) free
@@ -85,6 +85,10 @@ UPDATE {claims} SET lo = %(pos)s, hi = %(pos)s WHERE bee = %(bee)s AND number = 
 -- name: empty_claim
 -- The bee holds nothing any more, and goes on.
 UPDATE {claims} SET number = number + 1, attempts = NULL, lo = NULL, hi = NULL, since = NULL WHERE bee = %(bee)s;
+
+-- name: leave_claim
+-- The bee is dead, and its heir goes on: a process that does not exist yet.
+UPDATE {claims} SET number = number + 1, attempts = NULL, lo = NULL, hi = NULL, since = NULL, pid = 0 WHERE bee = %(bee)s;
 
 -- name: drop_bee
 -- The bee has ended.

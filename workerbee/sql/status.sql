@@ -41,7 +41,7 @@ ORDER BY n.alive DESC, CASE WHEN n.alive THEN n.node ELSE -n.node END;
 
 -- name: describe_bees
 -- The bees and what each holds: its first job is the running one, once it has run for long.
-SELECT c.bee, c.node, n.host, c.pid, coalesce(c.hi - c.lo + 1, 0), j.job_id, c.since,
+SELECT c.bee, c.node, n.host, nullif(c.pid, 0), coalesce(c.hi - c.lo + 1, 0), j.job_id, c.since,
        greatest(0, extract(epoch FROM now() - c.since))::float8
 FROM {claims} c JOIN wb_nodes n USING (node) LEFT JOIN {jobs} j ON j.pos = c.lo
 ORDER BY c.bee;
@@ -65,7 +65,8 @@ SELECT pos FROM {jobs} WHERE job_id = %(job_id)s;
 
 -- name: list_failures
 -- Every failed attempt that meets all conditions that are given, the latest first.
-SELECT job_id, attempt, kind, type, exit_code, message, stack, log, final, failed_at, seconds, host, node, bee, pid
+SELECT job_id, attempt, kind, type, exit_code, message, stack, log, final, failed_at, seconds, host, node, bee,
+       nullif(pid, 0)
 FROM wb_failures
 WHERE jobset_id = %(jobset_id)s AND (%(pos)s IS NULL OR pos = %(pos)s) AND (%(kind)s IS NULL OR kind = %(kind)s)
   AND (%(match)s IS NULL OR position(%(match)s::text IN concat_ws(': ', type, message)) > 0)
