@@ -85,7 +85,10 @@ class Keeper:
             self._cut_long()
             self._count()
             if self._watch.wait(min(self._next_beat, self._next_count, self._next_cut) - time.monotonic()):
-                self._next_count = min(self._next_count, self._earliest_count)
+                # What the last bee has left may be the end of it all, which nobody should have to wait for.
+                is_last = all(slot.phase is Phase.EMPTY for slot in self._board.slots)
+                earliest = self._header.counted + COUNTS_APART if is_last else self._earliest_count
+                self._next_count = min(self._next_count, earliest)
             if self._watch.supervisor_died():
                 self._undertaker.bury_all()
                 break

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 
 from tests.benchmarks.fresh import fresh
-from tests.benchmarks.jobset import JOBSET, work
+from tests.benchmarks.jobset import JOBSET, number_of, work
 from tests.benchmarks.run import Run
 from tests.benchmarks.server import Parameters
 from tests.benchmarks.table import Row
@@ -33,7 +33,7 @@ def time_deaths(parameters: Parameters, jobs: int) -> float:
     starts, deaths = (multiprocessing.RawArray("d", jobs) for _ in range(2))
 
     def sometimes(job_id: str, _data: object) -> None:
-        number = int(job_id.removeprefix("input/").removesuffix(".png"))
+        number = number_of(job_id)
         starts[number] = time.monotonic()
         if number % EVERY == 0:
             deaths[number] = time.monotonic()

@@ -22,6 +22,11 @@ def ids(jobs: int) -> Iterator[str]:
     return (f"input/{number:09d}.png" for number in range(jobs))
 
 
+def number_of(job_id: str) -> int:
+    """Which of `ids` it is, from 0."""
+    return int(job_id.removeprefix("input/").removesuffix(".png"))
+
+
 def load(parameters: Parameters, jobs: int) -> None:
     """Create the jobset with `jobs` jobs, as `postgres_jobset` does."""
     store = Store(psycopg2.connect(**parameters), JOBSET)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import heapq
 import math
 import multiprocessing
+import os
 import random
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 
 from tests.benchmarks.fresh import fresh
-from tests.benchmarks.jobset import work
+from tests.benchmarks.jobset import number_of, work
 from tests.benchmarks.run import Run
 from tests.benchmarks.sample import Sample
 from tests.benchmarks.server import Parameters
@@ -20,12 +22,26 @@ BEES, NAP = 64, 0.1
 FEW_BEES, MEDIAN, SIGMA = 8, 0.02, 2.0
 
 
-def sleep_evenly(parameters: Parameters) -> float:
-    """Seconds of the whole call, with `BEES` bees whose jobs each take `NAP` seconds."""
+def sleep_evenly(parameters: Parameters, jobs: int) -> tuple[float, float]:
+    """Jobs a second, with `BEES` bees whose jobs each take `NAP` seconds: over the whole call; and over the time in
+    which every bee has begun, and none has come to its end."""
+    ends, pids = multiprocessing.RawArray("d", jobs), multiprocessing.RawArray("i", jobs)
+
+    def sleep(job_id: str, _data: object) -> None:
+        time.sleep(NAP)
+        number = number_of(job_id)
+        ends[number], pids[number] = time.monotonic(), os.getpid()
+
     begun = time.monotonic()
-    summary = work(parameters, lambda _job_id, _data: time.sleep(NAP), processes=BEES)
+    summary = work(parameters, sleep, processes=BEES)
+    seconds = time.monotonic() - begun
     assert summary.ok, summary
-    return time.monotonic() - begun
+    by_bee: dict[int, list[float]] = defaultdict(list)
+    for pid, end in zip(pids, ends, strict=True):
+        by_bee[pid].append(end)
+    assert len(by_bee) == BEES, f"{len(by_bee)} bees"
+    first, last = max(map(min, by_bee.values())), min(map(max, by_bee.values()))
+    return jobs / seconds, sum(first < end <= last for end in ends) / (last - first)
 
 
 def sleep_unevenly(parameters: Parameters, jobs: int, seed: int) -> tuple[float, float]:
@@ -35,7 +51,7 @@ def sleep_unevenly(parameters: Parameters, jobs: int, seed: int) -> tuple[float,
     starts, ends = (multiprocessing.RawArray("d", jobs) for _ in range(2))
 
     def sleep(job_id: str, _data: object) -> None:
-        number = int(job_id.removeprefix("input/").removesuffix(".png"))
+        number = number_of(job_id)
         starts[number] = time.monotonic()
         time.sleep(lengths[number])
         ends[number] = time.monotonic()
@@ -57,14 +73,19 @@ def list_makespan(lengths: list[float], bees: int) -> float:
 
 def rows(run: Run) -> Iterator[Row]:
     jobs = BEES * round(run.size(30, 2) / NAP)
-    what = f"{BEES} bees, {jobs:,} jobs of sleep({NAP})"
+    whole = f"{BEES} bees, {jobs:,} jobs of sleep({NAP}), start and end included"
+    steady = f"{BEES} bees, jobs of sleep({NAP}), while all are at work"
+    rates: list[float] = []
 
     def trial() -> float:
         with run.loaded(jobs) as parameters:
-            return jobs / fresh(sleep_evenly, parameters=parameters)
+            rate, steady_rate = fresh(sleep_evenly, parameters=parameters, jobs=jobs)
+        rates.append(steady_rate)
+        return rate
 
     ideal = Sample([BEES / NAP])
-    yield Row("sleeping", what, run.measure({what: trial})[what], "jobs/s", "ideal", ideal, 0.97)
+    yield Row("sleeping", whole, run.measure({whole: trial})[whole], "jobs/s", "ideal", ideal, 0.97)
+    yield Row("sleeping", steady, Sample(rates), "jobs/s", "ideal", ideal)
     yield _uneven(run)
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from tests.benchmarks.fresh import ROOT, fresh
-from tests.benchmarks.jobset import ids, work
+from tests.benchmarks.jobset import ids, number_of, work
 from tests.benchmarks.run import Run
 from tests.benchmarks.server import Parameters
 from tests.benchmarks.table import Row
@@ -25,7 +25,7 @@ def time_first_job(parameters: Parameters) -> float:
     starts = multiprocessing.RawArray("d", JOBS)
 
     def note(job_id: str, _data: object) -> None:
-        starts[int(job_id.removeprefix("input/").removesuffix(".png"))] = time.monotonic()
+        starts[number_of(job_id)] = time.monotonic()
 
     begun = time.monotonic()
     work(parameters, note, jobset_id="bench_new", job_ids=ids(JOBS), processes=2)
