@@ -226,7 +226,7 @@ def test_an_heir_that_is_lost_before_it_was_introduced_has_no_pid(grave, sql, ad
 
 @pytest.mark.parametrize("step", ["prepare", "hold", "_forget_process"])
 def test_a_keeper_that_dies_between_the_claim_and_its_word_loses_nothing(grave, sql, monkeypatch, step):
-    board, undertaker, _ = grave
+    board, undertaker, store = grave
 
     class Killed(BaseException):
         pass
@@ -240,14 +240,19 @@ def test_a_keeper_that_dies_between_the_claim_and_its_word_loses_nothing(grave, 
             undertaker.look()
     assert states(sql) == {"FAILED": 1, "CLAIMED": 1, "PENDING": 1}
     undertaker.look()
-    assert board.slots[0].phase is Phase.EMPTY
-    assert states(sql) == {"FAILED": 1, "PENDING": 2}
-    assert sql("SELECT count(*) FROM wb_claims__heirs") == [(0,)]
+    # Only what ran is left to an heir: what nobody had begun goes back.
+    slot = board.slots[0]
+    assert slot.phase is (Phase.EMPTY if step == "_forget_process" else Phase.PREPARED)
+    if slot.phase is Phase.PREPARED:
+        assert slot.prepared() == store.find_claim(slot.bee)
+    held = sql("SELECT lo FROM wb_claims__heirs")
+    assert held == ([(slot.lo,)] if slot.phase is Phase.PREPARED else [])
+    assert states(sql) == {"FAILED": 1, "PENDING": 2 - len(held)} | ({"CLAIMED": 1} if held else {})
     assert sql("SELECT count(*) FROM wb_failures") == [(1,)]
 
 
 def test_an_answer_that_is_lost_claims_nothing_for_ever(grave, sql, monkeypatch):
-    board, undertaker, _ = grave
+    board, undertaker, store = grave
     settle, lost = Store.settle_for_heir, []
 
     def answered(self, *args, **options):
@@ -261,7 +266,7 @@ def test_an_answer_that_is_lost_claims_nothing_for_ever(grave, sql, monkeypatch)
     undertaker._session._patience = 60
     undertaker.look()
     assert lost
-    assert board.slots[0].phase is Phase.EMPTY
-    assert states(sql) == {"FAILED": 1, "PENDING": 2}
-    assert sql("SELECT count(*) FROM wb_claims__heirs") == [(0,)]
+    assert board.slots[0].phase is Phase.PREPARED
+    assert board.slots[0].prepared() == store.find_claim(board.slots[0].bee)
+    assert states(sql) == {"FAILED": 1, "CLAIMED": 1, "PENDING": 1}
     assert sql("SELECT count(*) FROM wb_failures") == [(1,)]

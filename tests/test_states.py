@@ -208,19 +208,16 @@ class Jobset(RuleBasedStateMachine):
         if bee is None:
             assert charges is following is None
             return
-        in_force, held = bee.number == claim.number, bee.held
-        expected = self.expect(claim, fates) if in_force else []
-        assert self.charged(charges) == expected
+        assert self.charged(charges) == (self.expect(claim, fates) if bee.number == claim.number else [])
         bee.held = ()
         pending = self.pending()
-        assert (following is not None) == bool(expected and pending)
+        assert (following is not None) == bool(pending)
         if following is None:
             del self.bees[claim.bee]
             return
-        bee.number, bee.held = claim.number + 2, tuple(job.pos for job in following.jobs)
+        bee.number, bee.held = bee.number + 1, tuple(job.pos for job in following.jobs)
         assert (following.bee, following.number, len(bee.held)) == (claim.bee, bee.number, 1)
         assert set(bee.held) <= pending
-        assert held
         self.claims.append(following)
 
     def outcomes(self, claim, fates):

@@ -137,6 +137,7 @@ def test_claims_do_not_queue_for_a_range_that_another_holds(store, open_store):
     with store.connection.cursor() as cursor:
         cursor.execute("SET lock_timeout = '20s'")
     with other.transaction():
+        other.run("hold_claim", bee=bee.bee + 1)  # which begins it
         other.connection.cursor().execute("SELECT FROM wb_ranges__store FOR UPDATE")
         claim, pending = store.settle_and_claim(bee, [], 1, 1)
     assert (claim.jobs, pending) == ((), True)

@@ -26,7 +26,8 @@ class Channel:
         self._queries = {name: query.as_string(connection) for name, query in composed(jobset_id).items()}
         # One on which no answer may be late has statements that end in time, too.
         self._begin = "begin_bounded" if connection.async_ else "begin"
-        self._head = self._queries["bounded"] if connection.async_ else ""
+        self._alone = self._queries["bounded"] if connection.async_ else ""
+        self._opening: str | None = None  # of a transaction: goes with its first statement, a round trip less
         self._is_isolated = False  # as our statements want it, without a word of ours
 
     def close(self) -> None:
@@ -34,10 +35,9 @@ class Channel:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Everything inside commits together, or not at all."""
-        head, self._head = self._head, ""
+        """All that is run inside commits together, or not at all."""
+        self._opening = self._queries[self._begin] + "\n"
         try:
-            self.run(self._begin)
             yield
             self.run("commit")
         except BaseException:
@@ -46,25 +46,31 @@ class Channel:
                 self.run("rollback")
             raise
         finally:
-            self._head = head
+            self._opening = None
 
     def run(self, name: str, *, bare: bool = False, **values: Any) -> list[tuple[Any, ...]]:
         """The rows that the query `name` yields; `bare`: it keeps to its time by itself."""
-        head = "" if bare and self._is_isolated else self._head
-        cursor = self._cursor
+        head, cursor = self._take_head(bare), self._cursor
         cursor.execute(head + self._queries[name], {"jobset_id": self.jobset_id, **values})
         return cursor.fetchall() if cursor.description else []
 
     def stream(self, name: str, **values: Any) -> Iterator[tuple[Any, ...]]:
         """The rows that the query `name` yields, all of one instant, and no more than a thousand of them at a time."""
-        head = self._queries["declare_cursor"] + " "
         with self.transaction():
+            head = self._take_head() + self._queries["declare_cursor"] + " "
             with self.connection.cursor() as cursor:
                 cursor.execute(head + self._queries[name], {"jobset_id": self.jobset_id, **values})
             while rows := self.run("fetch_rows"):
                 yield from rows
 
     def copy(self, name: str, file: Any) -> None:
-        """Stream what `file.read()` gives into the query `name`, a COPY."""
+        """Stream what `file.read()` gives into the query `name`, a COPY; in a transaction not the first statement."""
         with self.connection.cursor() as cursor:
             cursor.copy_expert(self._queries[name], file)
+
+    def _take_head(self, bare: bool = False) -> str:
+        """What the next statement is sent with."""
+        if self._opening is None:
+            return "" if bare and self._is_isolated else self._alone
+        opening, self._opening = self._opening, ""
+        return opening

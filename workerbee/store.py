@@ -104,36 +104,41 @@ class Store(Channel):
         when the claim had been taken away: nothing is written.
         """
         with self.transaction():
-            return self._settle(bee, number, outcomes, limits, "drop_bee" if drop else "empty_claim", pid)
+            rows = self.run("hold_claim", bee=bee)
+            if not rows:
+                return None
+            if rows[0][0] != number:
+                if not drop:
+                    return []  # we wrote them already: only the answer was lost
+                outcomes = []
+            charges = self._write_off(bee, rows[0], outcomes, limits, pid)
+            self.run("drop_bee" if drop else "empty_claim", bee=bee)
+            return charges
 
     def settle_for_heir(
         self, bee: int, number: int, outcomes: Sequence[Outcome], limits: Limits, *, pid: int, node: int, alone: bool
     ) -> tuple[list[Charge] | None, Claim | None]:
-        """Like `settle`, for a dead bee on `node` that another one is to replace: in the same commit its row gets a job
-        for that one. Also returns this claim, or None when there was none to be had, or no job was charged; then the
-        row is dropped.
+        """Like `settle` with `drop`, for a dead bee on `node` that another one is to replace: in the same commit its
+        row gets a job for that one. Also returns this claim, or None when there was none to be had: then the row is
+        gone.
         """
         with self.transaction():
-            charges = self._settle(bee, number, outcomes, limits, "leave_claim", pid)
-            if charges:
-                claim, _ = self.settle_and_claim(Claim(bee, number + 1), [], 1, node, alone)
-                if claim is not None and claim.jobs:
-                    return charges, claim
-            # In case it claimed once more without a trace, and for its row.
-            rest = self._settle(bee, number, outcomes, limits, "drop_bee", pid)
-            return charges or rest, None
+            rows = self.run("leave_claim", bee=bee)
+            if not rows:
+                return None, None
+            in_force = rows[0][0] == number
+            charges = self._write_off(bee, rows[0], outcomes if in_force else [], limits, pid)
+            claim, _ = self.settle_and_claim(Claim(bee, rows[0][0]), [], 1, node, alone)
+            if claim is not None and claim.jobs:
+                return charges, claim
+            self.run("drop_bee", bee=bee)
+            return charges, None
 
-    def _settle(
-        self, bee: int, number: int, outcomes: Sequence[Outcome], limits: Limits, end: str, pid: int | None
-    ) -> list[Charge] | None:
-        rows = self.run("hold_claim", bee=bee)
-        if not rows:
-            return None
-        ((held, attempts, lo, hi, known_as, node),) = rows
-        if held != number:
-            if end != "drop_bee":
-                return []  # we wrote them already: only the answer was lost
-            outcomes = []
+    def _write_off(
+        self, bee: int, row: tuple[Any, ...], outcomes: Sequence[Outcome], limits: Limits, pid: int | None
+    ) -> list[Charge]:
+        """Settle and release all that the claim in the bee's `row` holds."""
+        _, attempts, lo, hi, known_as, node = row
         mine = [] if lo is None else range(lo, hi + 1)
         outcomes = [outcome for outcome in outcomes if outcome.pos in mine]
         done = {o.pos: o.seconds for o in outcomes if o.failure is None}
@@ -148,7 +153,6 @@ class Store(Channel):
         ]
         settled = {outcome.pos for outcome in outcomes}
         self._release(attempts, [pos for pos in mine if pos not in settled])
-        self.run(end, bee=bee)
         return charges
 
     def cut_claim(self, bee: int, number: int, pos: int, done: Sequence[tuple[int, float]]) -> bool:

@@ -87,8 +87,8 @@ UPDATE {claims} SET lo = %(pos)s, hi = %(pos)s WHERE bee = %(bee)s AND number = 
 UPDATE {claims} SET number = number + 1, attempts = NULL, lo = NULL, hi = NULL, since = NULL WHERE bee = %(bee)s;
 
 -- name: leave_claim
--- The bee is dead, and its heir goes on: a process that does not exist yet.
-UPDATE {claims} SET number = number + 1, attempts = NULL, lo = NULL, hi = NULL, since = NULL, pid = 0 WHERE bee = %(bee)s;
+-- Like hold_claim, for a dead bee whose heir goes on: a process that does not exist yet.
+UPDATE {claims} SET pid = 0 WHERE bee = %(bee)s RETURNING number, attempts, lo, hi, pid, node;
 
 -- name: drop_bee
 -- The bee has ended.
