@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import tempfile
 import time
@@ -48,12 +49,21 @@ class Recorder(Store):
         self.steps: list[tuple[str, str]] = []
         self._jobs = total
 
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        self._note(self._begin)  # which goes with the first statement
+        with super().transaction():
+            yield
+
     def run(self, name: str, **values: Any) -> list[tuple[Any, ...]]:
+        self._note(name, **values)
+        return super().run(name, **values)
+
+    def _note(self, name: str, **values: Any) -> None:
         shown = {**values, "jobset_id": self.jobset_id, **({"total": self._jobs} if "total" in values else {})}
         with self.connection.cursor() as cursor:
             text = cursor.mogrify(self._queries[name], shown).decode()
         self.steps.append((name, text.rstrip("; \n") + ";"))
-        return super().run(name, **values)
 
     def copy(self, name: str, file: Any) -> None:
         self.steps.append((name, self._queries[name]))
