@@ -209,7 +209,7 @@ def test_the_board_says_what_runs(bee):
     assert [pos for pos, _ in bee.slot.completed_so_far()] == [10, 11, 12]
     # There is room for many ids, if not for any number of any length.
     bee.bee._hold(Claim(1, 8, tuple(Job(pos, "\u00e9" * 999, None) for pos in range(10, 1000))), 0.0)
-    for pos, length in ((10, 999), (25, 999), (50, 0)):
+    for pos, length in ((10, 999), (50, 999), (100, 0)):
         bee.slot.pos = pos
         assert len(bee.slot.read_job_id()) == length
 
@@ -244,7 +244,7 @@ def test_how_many_are_claimed(bee):
     slot.learn(1e-5)
     for _ in range(100):
         slot.learn(1e-5)
-    assert sizes(11) == [2, 4, 8, 16, 32, 64, 128, 256, 512, BATCH, BATCH]
+    assert sizes(13) == [2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, BATCH, BATCH]
     # Near the end nobody hoards.
     header.offered = 200
     assert sizes(1) == [50]

@@ -273,7 +273,7 @@ BAD_OPTIONS = {
     "processes": [0, -1, True, False, "four", "", "4", 2.5, 10**6, 10**5000, b"auto", [4], np.bool_(True), ARRAY],
     "max_attempts": [*WHOLE, 32001],
     "max_crashes": [*WHOLE, 32001],
-    "claim": [0, -1, True, 1025, "", "two", "1", 2.5, None, b"auto", [1]],
+    "claim": [0, -1, True, 4097, "", "two", "1", 2.5, None, b"auto", [1]],
     "job_timeout": [*[value for value in SECONDS if value is not None], 0, 0.05],
     "memory_limit": MEMORY,
     "node_memory": [*MEMORY, None],

@@ -9,8 +9,8 @@ from typing import Any
 from workerbee.job import Claim, Job
 from workerbee.text import fitting
 
-BATCH = 1024  # the most jobs a claim may hold
-JOB_IDS = 32768  # bytes for their ids
+BATCH = 4096  # the most jobs a claim may hold
+JOB_IDS = 131072  # bytes for their ids
 DATA = 4096  # bytes for a job's data
 NO_NUMBER = 0xFF  # bytes of which make a float that is none
 
@@ -225,7 +225,8 @@ class Slot(ctypes.Structure):
         return self._read_id(index) if pos and index >= 0 else ""
 
     def _read_id(self, index: int) -> str:
-        ids = bytes(self._job_ids).split(b"\0", self.size)
+        start = ctypes.addressof(self) + Slot._job_ids.offset
+        ids = ctypes.string_at(start, JOB_IDS if index else -1).split(b"\0", self.size)
         return ids[index].decode("utf-8", "ignore") if index < len(ids) else ""
 
     def _index(self) -> int:

@@ -23,7 +23,7 @@ from tests.benchmarks.server import Parameters, running
 from tests.benchmarks.table import Row
 from workerbee.queries import composed
 
-SIZES = (1, 128, 512, 1024)
+SIZES = (1, 128, 512, 1024, 4096)
 LEFT = f"SELECT count(*) FROM wb__{JOBSET} WHERE state <> 'COMPLETE'"
 
 
