@@ -64,7 +64,7 @@ def _against_others(run: Run) -> Iterator[Row]:
 
 def _many_bees(run: Run) -> Iterator[Row]:
     jobs = run.jobs(2_000_000)
-    few, many = named(jobs, 2), named(jobs, 16)
+    few, many = named(jobs, 2, ", in turns with 16"), named(jobs, 16)
     samples = run.measure({few: partial(run.noops, jobs, 2), many: partial(run.noops, jobs, 16)})
     yield Row("throughput", many, samples[many], "jobs/s", few, samples[few], 0.9)
 
