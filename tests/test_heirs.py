@@ -43,7 +43,7 @@ def die():
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def test_an_heir_connects_only_when_it_has_something_to_say(address, parameters, tmp_path):
+def test_an_heir_connects_only_when_it_has_something_to_say(address, parameters, sql, tmp_path):
     job_ids = [(str(i), (None, SMALL, BIG)[i % 3]) for i in range(60)]
 
     def job(job_id, data):
@@ -58,6 +58,8 @@ def test_an_heir_connects_only_when_it_has_something_to_say(address, parameters,
     options = {"processes": 1, "max_crashes": 1, "verbose": False}
     summary = postgres_jobset("heirs", job, job_ids, **address, **options)
     assert (summary.complete, summary.failed, summary.crashed_here) == (36, 24, 24)
+    # Nothing else went wrong, such as data of which only a part had room on the board.
+    assert sql("SELECT kind, count(*) FROM wb_failures GROUP BY 1") == [("crash", 24)]
     runs = noted(tmp_path)
     assert [(job_id, data) for job_id, data, *_ in sorted(runs, key=lambda run: int(run[0]))] == [
         (job_id, data or {}) for job_id, data in job_ids
@@ -98,6 +100,33 @@ def test_an_heir_is_known_by_its_own_pid(address, parameters, sql, tmp_path):
     runs = dict(noted(tmp_path))
     assert len(set(runs.values())) >= 10
     assert dict(sql("SELECT job_id, pid FROM wb_failures")) == {key: pid for key, pid in runs.items() if key != "last"}
+
+
+def test_a_bee_says_itself_which_process_it_is(script, sql, tmp_path):
+    """Its supervisor may be dead before it has."""
+    process = script("""
+        import os, signal, time
+        from pathlib import Path
+        from workerbee import postgres_jobset
+        from workerbee.node import Node
+
+        def job(job_id, data):
+            Path("pid.new").write_text(str(os.getpid()))
+            os.rename("pid.new", "pid")
+            time.sleep(600)
+
+        def start_and_die(self, *args):
+            start(self, *args)
+            while not Path("pid").exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        start, Node._start_bee = Node._start_bee, start_and_die
+        postgres_jobset("heirs", job, ["a"], processes=1)
+    """)
+    process.communicate()
+    ((kind, pid),) = wait_until(lambda: sql("SELECT kind, pid FROM wb_failures"))
+    assert (kind, pid) == ("lost", int((tmp_path / "pid").read_text()))
 
 
 def test_what_was_claimed_for_an_heir_goes_back_when_none_is_to_come(address, sql, tmp_path):

@@ -294,6 +294,21 @@ def test_a_claim_made_without_a_trace_goes_back_uncharged(store, sql):
     assert sql("SELECT count(*) FROM wb_failures") == [(0,)]
 
 
+def test_an_old_word_charges_nothing_that_was_claimed_anew(store, sql):
+    """Not even the same job, when its place is left to an heir."""
+    sql("DELETE FROM wb_ranges__store WHERE lo > 1")
+    old = claim_one(store)
+    store.settle(old.bee, old.number, [], LIMITS, drop=False)
+    new = claim_one(store, Claim(old.bee, old.number + 1))
+    assert new.jobs == old.jobs
+    crash = Outcome(old.jobs[0].pos, 0.1, Failure(Kind.CRASH, "SIGSEGV", "died"))
+    charges, claim = store.settle_for_heir(old.bee, old.number, [crash], LIMITS, pid=1, node=1, alone=True)
+    assert charges == []
+    assert claim == store.find_claim(old.bee)
+    assert (claim.number, claim.jobs) == (new.number + 1, old.jobs)
+    assert sql("SELECT count(*) FROM wb_failures") == [(0,)]
+
+
 def test_nobody_waits_for_a_lost_bee_that_stands_still_in_a_transaction(store, open_store):
     claim = claim_one(store)
     asleep = open_store()
