@@ -125,7 +125,9 @@ def test_a_bee_says_itself_which_process_it_is(script, sql, tmp_path):
         postgres_jobset("heirs", job, ["a"], processes=1)
     """)
     process.communicate()
-    ((kind, pid),) = wait_until(lambda: sql("SELECT kind, pid FROM wb_failures"))
+    # Its keeper ends the node, before its database goes.
+    wait_until(lambda: sql("SELECT 1 FROM wb_nodes WHERE ended_at IS NOT NULL"))
+    ((kind, pid),) = sql("SELECT kind, pid FROM wb_failures")
     assert (kind, pid) == ("lost", int((tmp_path / "pid").read_text()))
 
 
