@@ -15,9 +15,9 @@ from tests.helpers import wait_until
 from workerbee import postgres_jobset
 from workerbee.bee import FRESH, Bee
 from workerbee.board import Board
+from workerbee.hand import BATCH
 from workerbee.job import Claim, Job, Limits
 from workerbee.loading import set_up
-from workerbee.slot import BATCH
 from workerbee.store import Store
 
 IDS = [str(n) for n in range(200)]
@@ -191,7 +191,8 @@ def bee():
 
     def run(size, age=0.0):
         ran.clear()
-        bee._hold(Claim(1, 7, tuple(Job(pos, str(pos), None) for pos in range(10, 10 + size))), time.monotonic() - age)
+        jobs = tuple(Job(pos, str(pos), None) for pos in range(10, 10 + size))
+        bee._holdings.current.hold(Claim(1, 7, jobs), time.monotonic() - age)
         bee._work_through()
         return list(map(int, ran))
 
@@ -202,26 +203,26 @@ def bee():
 
 def test_the_board_says_what_runs(bee):
     seen = []
-    bee.job = lambda _: seen.append((bee.slot.pos, bee.slot.read_job_id(), bee.slot.is_running))
+    bee.job = lambda _: seen.append((bee.slot.hand.pos, bee.slot.read_job_id(), bee.slot.is_running))
     assert bee.run(3) == [10, 11, 12]
     assert seen == [(pos, str(pos), True) for pos in (10, 11, 12)]
     assert not bee.slot.is_running
-    assert [pos for pos, _ in bee.slot.completed_so_far()] == [10, 11, 12]
+    assert [pos for pos, _ in bee.slot.hand.completed_so_far()] == [10, 11, 12]
     # There is room for many ids, if not for any number of any length.
-    bee.bee._hold(Claim(1, 8, tuple(Job(pos, "\u00e9" * 999, None) for pos in range(10, 1000))), 0.0)
+    bee.slot.hand.hold(Claim(1, 8, tuple(Job(pos, "\u00e9" * 999, None) for pos in range(10, 1000))), 0.0)
     for pos, length in ((10, 999), (50, 999), (100, 0)):
-        bee.slot.pos = pos
+        bee.slot.hand.pos = pos
         assert len(bee.slot.read_job_id()) == length
 
 
 def test_nothing_is_started_of_a_claim_that_is_old_or_cut(bee):
     def cut(job_id):
-        bee.slot.cut = 7 if job_id == "12" else 6
+        bee.slot.hand.cut = 7 if job_id == "12" else 6
 
     bee.job = cut
     assert bee.run(10) == [10, 11, 12]
-    assert bee.slot.pos == 0
-    bee.slot.cut = 6
+    assert bee.slot.hand.pos == 0
+    bee.slot.hand.cut = 6
     bee.job = lambda _: None
     bee.slot.learn(0.01)
     assert bee.run(10, age=FRESH) == []

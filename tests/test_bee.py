@@ -146,7 +146,7 @@ def test_who_has_raised_does_not_run_while_that_is_settled(hive):
 
     class Watched(Session):
         def call(self, *steps, **more):
-            settling.append((slot.pos > 0, slot.raised))
+            settling.append((slot.hand.pos > 0, slot.raised))
             return super().call(*steps, **more)
 
     board, session = hive(5, Watched)
@@ -171,7 +171,7 @@ def test_jobs_of_a_claim_start_only_while_nobody_can_have_taken_it(hive, sql, le
     claims = []
 
     def job(_job_id, _data):
-        claims.append(board.slots[0].number)
+        claims.append(board.slots[0].hand.number)
         time.sleep(0.3)
 
     bee = Bee(session, board, 0, job, Limits(), Indifferent(), lease=lease, claim=4)

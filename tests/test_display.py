@@ -470,8 +470,8 @@ def test_longest_jobs_fit(monkeypatch):
     assert progress.longest(79) == ""
     for index, slot in enumerate(board.slots):
         slot.move(Phase.ALIVE)
-        slot.hold(Claim(1, 1, (Job(1, f"/vol/{index}\t/" + "e" * 100, None),)), 0.0)
-        slot.pos, slot.started = 1, 10_000 - 60.0**index
+        slot.hand.hold(Claim(1, 1, (Job(1, f"/vol/{index}\t/" + "e" * 100, None),)), 0.0)
+        slot.hand.pos, slot.started = 1, 10_000 - 60.0**index
     assert progress.longest(79).count("/vol/") == 2
     for width in (60, 79, 120, 200, 400):
         line = progress.longest(width)

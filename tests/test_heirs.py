@@ -15,6 +15,7 @@ from tests.helpers import wait_until
 from workerbee import Jobset, postgres_jobset
 from workerbee.address import resolve
 from workerbee.board import Board
+from workerbee.hand import Hand
 from workerbee.job import Kind, Limits
 from workerbee.loading import set_up
 from workerbee.node import Node
@@ -179,8 +180,8 @@ def grave(address, parameters):
     claim, _ = store.settle_and_claim(store.add_bee(node, 7), [], 1, node)
     slot.move(Phase.ALIVE)
     slot.pid = 7
-    slot.hold(claim, 0.0)
-    slot.pos = claim.jobs[0].pos
+    slot.hand.hold(claim, 0.0)
+    slot.hand.pos = claim.jobs[0].pos
     slot.exit_code = -signal.SIGSEGV
     slot.move(Phase.DEAD)
     session = Session(resolve(**address), "heirs", "workerbee test keeper", patience=0)
@@ -196,12 +197,12 @@ def states(sql):
 
 def test_a_job_is_claimed_for_the_heir_as_the_dead_ones_is_charged(grave, sql):
     board, undertaker, store = grave
-    slot, bee = board.slots[0], board.slots[0].bee
+    slot, bee = board.slots[0], board.slots[0].hand.bee
     undertaker.look()
     assert slot.phase is Phase.PREPARED
     assert states(sql) == {"FAILED": 1, "CLAIMED": 1, "PENDING": 1}
     assert slot.prepared() == store.find_claim(bee)
-    assert (slot.pid, slot.exit_code, slot.pos, slot.failed, slot.crashed) == (0, 0, 0, 1, 1)
+    assert (slot.pid, slot.exit_code, slot.hand.pos, slot.failed, slot.crashed) == (0, 0, 0, 1, 1)
     assert not undertaker.is_done
 
 
@@ -247,7 +248,7 @@ def test_a_dead_supervisors_heir_is_never_born(grave, sql):
 def test_an_heir_that_is_lost_before_it_was_introduced_has_no_pid(grave, sql, address):
     board, undertaker, store = grave
     undertaker.look()
-    store.lose_bee(board.slots[0].bee, "its node was lost", ONE_CRASH)
+    store.lose_bee(board.slots[0].hand.bee, "its node was lost", ONE_CRASH)
     assert sql("SELECT kind, pid FROM wb_failures ORDER BY failure") == [("crash", 7), ("lost", 0)]
     assert [(failure.kind, failure.pid) for failure in Jobset("heirs", **address).failures()] == [
         (Kind.LOST, None),
@@ -255,8 +256,8 @@ def test_an_heir_that_is_lost_before_it_was_introduced_has_no_pid(grave, sql, ad
     ]
 
 
-@pytest.mark.parametrize("step", ["prepare", "hold", "_forget_process"])
-def test_a_keeper_that_dies_between_the_claim_and_its_word_loses_nothing(grave, sql, monkeypatch, step):
+@pytest.mark.parametrize(("of", "step"), [(Slot, "prepare"), (Hand, "hold"), (Slot, "_forget_process")])
+def test_a_keeper_that_dies_between_the_claim_and_its_word_loses_nothing(grave, sql, monkeypatch, of, step):
     board, undertaker, store = grave
 
     class Killed(BaseException):
@@ -266,7 +267,7 @@ def test_a_keeper_that_dies_between_the_claim_and_its_word_loses_nothing(grave, 
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Slot, step, killed)
+        patch.setattr(of, step, killed)
         with pytest.raises(Killed):
             undertaker.look()
     assert states(sql) == {"FAILED": 1, "CLAIMED": 1, "PENDING": 1}
@@ -275,9 +276,9 @@ def test_a_keeper_that_dies_between_the_claim_and_its_word_loses_nothing(grave, 
     slot = board.slots[0]
     assert slot.phase is (Phase.EMPTY if step == "_forget_process" else Phase.PREPARED)
     if slot.phase is Phase.PREPARED:
-        assert slot.prepared() == store.find_claim(slot.bee)
+        assert slot.prepared() == store.find_claim(slot.hand.bee)
     held = sql("SELECT lo FROM wb_claims__heirs")
-    assert held == ([(slot.lo,)] if slot.phase is Phase.PREPARED else [])
+    assert held == ([(slot.hand.lo,)] if slot.phase is Phase.PREPARED else [])
     assert states(sql) == {"FAILED": 1, "PENDING": 2 - len(held)} | ({"CLAIMED": 1} if held else {})
     assert sql("SELECT count(*) FROM wb_failures") == [(1,)]
 
@@ -298,6 +299,6 @@ def test_an_answer_that_is_lost_claims_nothing_for_ever(grave, sql, monkeypatch)
     undertaker.look()
     assert lost
     assert board.slots[0].phase is Phase.PREPARED
-    assert board.slots[0].prepared() == store.find_claim(board.slots[0].bee)
+    assert board.slots[0].prepared() == store.find_claim(board.slots[0].hand.bee)
     assert states(sql) == {"FAILED": 1, "CLAIMED": 1, "PENDING": 1}
     assert sql("SELECT count(*) FROM wb_failures") == [(1,)]

@@ -490,8 +490,8 @@ def test_no_other_end_is_later_than_the_nodes_time(stopping):
 def test_the_time_of_a_job_that_has_raised_is_not_over(stopping):
     board, _ = stopping
     slot = board.slots[0]
-    slot.hold(Claim(1, 1, (Job(1, "a", None),)), 0.0)
-    slot.pos, slot.started, slot.raised = 1, 1.0, 1
+    slot.hand.hold(Claim(1, 1, (Job(1, "a", None),)), 0.0)
+    slot.hand.pos, slot.started, slot.raised = 1, 1.0, 1
     slot.move(Phase.ALIVE)
     asked = []
     bees = {0: SimpleNamespace(ask_for_stack=lambda: asked.append(0))}

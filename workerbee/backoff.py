@@ -35,7 +35,7 @@ class Backoff:
     def ended(self, index: int, code: int | None = None) -> None:
         """The bee of a slot ended in order, or died with exit code `code`."""
         slot = self._board.slots[index]
-        if code is None or slot.jobs or slot.pos or slot.verdict is Verdict.ORDERED:
+        if code is None or slot.jobs or slot.hand.pos or slot.verdict is Verdict.ORDERED:
             self._in_a_row[index] = self._deaths = 0
             self._bees_seen = time.monotonic()
             return

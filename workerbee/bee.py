@@ -14,11 +14,11 @@ from typing import Protocol
 from workerbee.board import Board
 from workerbee.calling import Calling
 from workerbee.description import describe
+from workerbee.holdings import Holdings
 from workerbee.job import Charge, Claim, Job, JobFunction, Limits, Outcome, State
 from workerbee.portion import SPAN, Portion
 from workerbee.session import Session
 from workerbee.slot import Phase
-from workerbee.store import Store
 
 FRESH = 1.0  # seconds after it was asked for in which jobs of a claim may start; the keeper waits longer (keeper.LONG)
 HOLD = 0.05  # seconds between looks at whether the node holds its bees back
@@ -76,8 +76,8 @@ class Bee:
         self._header = board.header
         self._slot = board.slots[index]
         self._portion = Portion(board, index, claim, most_jobs)
+        self._holdings = Holdings(session, board, index, limits, self._portion, os.getpid())
         self._calling = Calling(function, tidy)
-        self._limits = limits
         self._witness = witness
         self._lease = lease
         self._most_jobs = most_jobs
@@ -86,7 +86,6 @@ class Bee:
         self._read_log = read_log
         self._tidy = tidy
         self._tidied = 0.0
-        self._pid = os.getpid()
         self._stopped = False
 
     def stop(self) -> None:
@@ -95,25 +94,15 @@ class Bee:
 
     def run(self) -> Phase:
         """Claim and run jobs; returns why there are no more to come: NO_WORK, SPENT or STOPPED."""
-        reason = self._begin()
+        reason = None if self._holdings.inherit() else self._advance()
         while reason is None:
             failed = self._work_through()
+            self._holdings.receive()
             if failed is not None:
-                self._settle([failed], drop=False)
+                self._charge(failed)
             reason = self._advance()
-        self._settle([], drop=True)
+        self._holdings.drop()
         return reason
-
-    def _begin(self) -> Phase | None:
-        """Hold the first claim, or say why there is none: as the heir of a dead bee the one that the keeper made."""
-        slot, claim = self._slot, None
-        if slot.bee:
-            claim = slot.prepared() or self._session.call(lambda store: store.find_claim(slot.bee))
-        if claim is None:
-            self._register()
-            return self._advance()
-        self._hold(claim, slot.since)
-        return None
 
     def _work_through(self) -> Outcome | None:
         """Run the jobs of the claim: until no more may be started, or until one fails, and then return how.
@@ -121,10 +110,12 @@ class Bee:
         Jobs may be as short as the loop around them: it looks at the clock once for each, says three words to the
         board and calls nobody in vain.
         """
-        claim, slot, header, seconds = self._claim, self._slot, self._header, self._seconds
-        number, done, hears_each, call = claim.number, slot.done, self._witness.hears_each, self._calling.call
+        grip, slot, header = self._holdings.current, self._slot, self._header
+        claim, hand, seconds = grip.claim, grip.hand, grip.seconds
+        number, done, hears_each, call = claim.number, hand.done, self._witness.hears_each, self._calling.call
         # Others may have the jobs by then.
-        too_late = slot.since + (min(FRESH, self._lease / 2) if len(claim.jobs) > 1 else self._lease / 2)
+        may_be_cut = len(claim.jobs) > 1 or grip.ahead
+        too_late = hand.since + (min(FRESH, self._lease / 2) if may_be_cut else self._lease / 2)
         started = monotonic()
         for index, job in enumerate(claim.jobs):
             if started > too_late:
@@ -134,9 +125,9 @@ class Bee:
             if header.stop or self._stopped or slot.condemned:
                 break
             slot.started = started
-            slot.pos = job.pos
+            hand.pos = job.pos
             # After that was said: the keeper says its word first, and then looks at ours.
-            if slot.cut == number:
+            if hand.cut == number:
                 break
             if hears_each:
                 self._witness.claimed(job)
@@ -158,81 +149,16 @@ class Bee:
             # The end of one is the start of the next.
             started = ended
         slot.jobs += len(seconds)
-        slot.pos = 0
+        hand.pos = 0
         if started > self._tidied + SPAN:
             self._tidied = started
             self._tidy()
         return None
 
-    def _register(self) -> None:
-        self._hold(self._session.call(lambda store: store.add_bee(self._header.node, self._pid)), monotonic())
-
-    def _hold(self, claim: Claim, since: float) -> None:
-        """Work from now on on `claim`, asked for at the monotonic second `since`, and let the board say so."""
-        self._claim = claim
-        self._seconds: list[float] = []  # that the jobs of it took, of those that are through
-        self._slot.hold(claim, since)
-        self._witness.holds(claim)
-
-    def _advance(self) -> Phase | None:
-        """Settle what is done and hold the next claim; or why there is none, with what is done still to be settled."""
-        if len(self._seconds) < len(self._claim.jobs):
-            # The rest of the claim was not started, and goes back.
-            self._settle([], drop=False)
-        while (reason := self._reason_not_to_claim()) is None:
-            # From before it was asked for: the answer may be long under way, or have to be read back.
-            since = monotonic()
-            following, pending = self._session.call(self._settle_and_claim, again=self._read_back)
-            if following is None:
-                # A statement that we had given up for lost may have been slow: then the next claim is ours.
-                following = self._session.call(lambda store: store.find_claim(self._claim.bee))
-            if following is None:
-                # Our node was taken for dead, and the claim was given away: our word counts no more.
-                self._register()
-                continue
-            self._count_done()
-            self._hold(following, since)
-            if following.jobs:
-                return None
-            if not pending:
-                return Phase.NO_WORK
-            # Others hold the very rows that are left. They will be through in a moment.
-            time.sleep(random.uniform(0, 0.01))
-        return reason
-
-    def _settle_and_claim(self, store: Store) -> tuple[Claim | None, bool]:
-        header = self._header
-        return store.settle_and_claim(
-            self._claim, self._seconds, self._portion.next(), header.node, alone=header.is_alone
-        )
-
-    def _count_done(self) -> None:
-        if self._seconds:
-            self._slot.completed += len(self._seconds)
-            self._slot.slowest = max(self._slot.slowest, *self._seconds)
-            self._slot.learn(sum(self._seconds) / len(self._seconds))
-
-    def _read_back(self, store: Store) -> tuple[Claim | None, bool]:
-        # The connection broke after the statement was sent: the claim's number tells whether it was committed.
-        current = store.find_claim(self._claim.bee)
-        if current is not None and current.number == self._claim.number:
-            return self._settle_and_claim(store)
-        return current, True
-
-    def _settle(self, failures: list[Outcome], *, drop: bool) -> None:
-        """Settle what is done and what failed, and give the rest of the claim back."""
-        claim = self._claim
-        outcomes = [
-            Outcome(job.pos, seconds) for job, seconds in zip(claim.jobs, self._seconds, strict=False)
-        ] + failures
-        charges = self._session.call(
-            lambda store: store.settle(claim.bee, claim.number, outcomes, self._limits, drop=drop, pid=self._pid)
-        )
-        if charges is None:
-            if not drop:
-                self._register()
-            return
-        self._count_done()
+    def _charge(self, failed: Outcome) -> None:
+        """Settle what is done and what failed of the claim, and give the rest of it back."""
+        charges = self._holdings.settle(self._holdings.current, [failed])
+        self._slot.raised = 0
         for charge in charges:
             self._slot.failed += charge.state is State.FAILED
             self._slot.strikes += charge.attempt == 1
@@ -242,12 +168,28 @@ class Bee:
             self._board.stop_if_enough(self._session.call(lambda store: store.counts()).failed)
         for charge in charges:
             self._witness.charged(charge)
-        self._hold(Claim(claim.bee, claim.number + 1), monotonic())
+
+    def _advance(self) -> Phase | None:
+        """Hold the next claim; or why there is none, with what is done still to be settled."""
+        holdings = self._holdings
+        if not holdings.current.is_through:
+            # The rest of the claim was not started, and goes back.
+            holdings.settle(holdings.current)
+        while (reason := self._reason_not_to_claim()) is None:
+            is_pending = holdings.advance()
+            if holdings.current.claim.jobs:
+                self._witness.holds(holdings.current.claim)
+                return None
+            if not is_pending:
+                return Phase.NO_WORK
+            # Others hold the very rows that are left. They will be through in a moment.
+            time.sleep(random.uniform(0, 0.01))
+        return reason
 
     def _reason_not_to_claim(self) -> Phase | None:
         """The reason to end, if there is one, after waiting for as long as the node holds its bees back."""
-        if self._header.hold > monotonic() and self._seconds:
-            self._settle([], drop=False)
+        if self._header.hold > monotonic():
+            self._holdings.give_back()
         while (reason := self._reason_to_end()) is None and self._header.hold > monotonic():
             time.sleep(HOLD)
         return reason

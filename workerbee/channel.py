@@ -21,7 +21,8 @@ class Channel:
         if not connection.async_:
             connection.autocommit = True
         self.connection = connection
-        self._cursor = connection.cursor()
+        self._cursor: Any = connection.cursor()
+        self._is_asked = False
         self.jobset_id = jobset_id
         self._queries = {name: query.as_string(connection) for name, query in composed(jobset_id).items()}
         # One on which no answer may be late has statements that end in time, too.
@@ -50,9 +51,22 @@ class Channel:
 
     def run(self, name: str, *, bare: bool = False, **values: Any) -> list[tuple[Any, ...]]:
         """The rows that the query `name` yields; `bare`: it keeps to its time by itself."""
-        head, cursor = self._take_head(bare), self._cursor
-        cursor.execute(head + self._queries[name], {"jobset_id": self.jobset_id, **values})
-        return cursor.fetchall() if cursor.description else []
+        self._cursor.execute(*self._worded(name, bare, values))
+        return self._cursor.fetchall() if self._cursor.description else []
+
+    def ask(self, name: str, *, bare: bool = False, **values: Any) -> None:
+        """Send the query `name` over a link. Whoever does is to read the `answer` before anything else."""
+        self._cursor.send(*self._worded(name, bare, values))
+        self._is_asked = True
+
+    def answer(self) -> list[tuple[Any, ...]]:
+        """The rows of the query that was sent; raises `OperationalError` when that was over another connection."""
+        if not self._is_asked:
+            raise psycopg2.OperationalError("the connection was lost")
+        self._is_asked = False
+        self._cursor.wait()
+        rows: list[tuple[Any, ...]] = self._cursor.fetchall()
+        return rows
 
     def stream(self, name: str, **values: Any) -> Iterator[tuple[Any, ...]]:
         """The rows that the query `name` yields, all of one instant, and no more than a thousand of them at a time."""
@@ -67,6 +81,9 @@ class Channel:
         """Stream what `file.read()` gives into the query `name`, a COPY; in a transaction not the first statement."""
         with self.connection.cursor() as cursor:
             cursor.copy_expert(self._queries[name], file)
+
+    def _worded(self, name: str, bare: bool, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        return self._take_head(bare) + self._queries[name], {"jobset_id": self.jobset_id, **values}
 
     def _take_head(self, bare: bool = False) -> str:
         """What the next statement is sent with."""

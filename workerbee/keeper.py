@@ -14,11 +14,12 @@ from dataclasses import replace
 from typing import Protocol
 
 from workerbee.board import Board, Order
+from workerbee.hand import Hand
 from workerbee.job import Charge, Limits
 from workerbee.logbook import Logbook
 from workerbee.orphans import is_alive
 from workerbee.session import Session
-from workerbee.slot import Phase, Slot
+from workerbee.slot import Phase
 from workerbee.undertaker import Undertaker
 from workerbee.watch import Watch
 
@@ -111,25 +112,35 @@ class Keeper:
         self._next_beat = now + self._lease / 4
 
     def _cut_long(self) -> None:
-        """Let no long job hold up the others of its claim: settle those before it, and give back those after it."""
+        """Let no long job hold up others that its bee holds: settle those before it, and give back those after it."""
         self._next_cut = math.inf
         for slot in self._board.slots:
-            if slot.phase is Phase.ALIVE and slot.size > 1 and slot.is_running and slot.cut != slot.number:
-                if time.monotonic() < slot.since + LONG:
-                    self._next_cut = min(self._next_cut, slot.since + LONG)
-                elif not self._cut(slot):
-                    self._next_cut = min(self._next_cut, time.monotonic() + CUT_AGAIN)
+            if slot.phase is Phase.ALIVE and slot.is_running:
+                for hand in slot.hands:
+                    self._cut_if_long(hand)
 
-    def _cut(self, slot: Slot) -> bool:
-        bee, number = slot.bee, slot.number
-        slot.cut = number
+    def _cut_if_long(self, hand: Hand) -> None:
+        # What is on its way to the other hand the bee cannot have begun either, whatever the database says by now.
+        number, since = (hand.number + 1, hand.asked) if hand.asked else (hand.number, hand.since)
+        if hand.cut == number or not (hand.asked or (hand.size > 1 and hand.is_running)):
+            return
+        if time.monotonic() < since + LONG:
+            self._next_cut = min(self._next_cut, since + LONG)
+        elif not self._cut(hand, number):
+            hand.cut = 0
+            self._next_cut = min(self._next_cut, time.monotonic() + CUT_AGAIN)
+
+    def _cut(self, hand: Hand, number: int) -> bool:
+        asked, held = hand.asked, hand.number
+        hand.cut = number
         # From now on the bee starts nothing of this claim, but it may have been about to.
         time.sleep(NOTICED)
-        pos, done = slot.pos, slot.completed_so_far()
-        if pos and slot.number == number and not self._session.call(lambda s: s.cut_claim(bee, number, pos, done)):
-            slot.cut = 0
-            return False
-        return True
+        bee, pos, done = hand.bee, hand.pos, hand.completed_so_far()
+        if hand.number != held or hand.asked != asked:
+            return True  # it has gone on
+        if asked:
+            return self._session.call(lambda store: store.take_back(bee, held, done, self._limits))
+        return not pos or self._session.call(lambda store: store.cut_claim(bee, held, pos, done))
 
     def _rescue(self) -> None:
         """Take back the claims of nodes that died on this machine, or that nobody hears of."""

@@ -24,7 +24,14 @@ class Cursor(psycopg2.extensions.cursor):
     connection: Link
 
     def execute(self, query: Any, values: Any = None) -> None:
+        self.send(query, values)
+        self.wait()
+
+    def send(self, query: Any, values: Any) -> None:
+        """Have the server begin; its answer is there after `wait`, and until then nothing else can be asked."""
         super().execute(query, values)
+
+    def wait(self) -> None:
         self.connection.wait(ANSWER)
 
 

@@ -11,7 +11,7 @@ import psycopg2.errors
 
 from workerbee.address import said
 from workerbee.errors import DatabaseError, InvalidValue, JobsetNotFound
-from workerbee.slot import BATCH
+from workerbee.hand import BATCH
 from workerbee.staging import JobData, JobIds, Rows, refusing_duplicates, stage
 from workerbee.store import Store
 

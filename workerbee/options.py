@@ -18,9 +18,9 @@ from pathlib import Path
 from workerbee import batch
 from workerbee.cpus import usable_cpus
 from workerbee.errors import InvalidType, InvalidValue, NodeFailed
+from workerbee.hand import BATCH
 from workerbee.job import Limits
 from workerbee.queries import MAX_JOBSET_ID
-from workerbee.slot import BATCH
 from workerbee.text import shown
 
 

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from time import monotonic
+
 from workerbee.board import Board
-from workerbee.slot import BATCH
+from workerbee.hand import BATCH
+from workerbee.job import Claim
 
 SPAN = 0.05  # seconds that the jobs of a claim should take together
+
+# The next claim is made ahead, while the jobs of this one run, if these usually take no longer than so many seconds: of
+# long ones a bee holds no second, and what waits must start while it is fresh (bee.FRESH).
+SHORT = 0.5
+# Nobody may hold jobs ahead while another has none, and what is pending may have been counted a second ago. So there
+# must be work for twice so many seconds.
+PLENTY = 1.0
+# The answer has to wait until the jobs are through. So much of it can wait outside the server, which would else keep
+# its transaction open.
+ANSWER_JOBS, ANSWER_BYTES = 512, 65536
+SOBER = 10.0  # seconds for which nothing is claimed ahead after a claim that came too late
 
 
 class Portion:
@@ -19,17 +33,33 @@ class Portion:
         self._fixed = fixed
         self._most_jobs = most_jobs
         self._size = 1
+        self._sober_until = 0.0
 
     def next(self) -> int:
         """Neither twice what went well before, nor more than half of an even share of what is left."""
         if self._fixed is not None:
             self._size = self._fixed
         else:
-            share = self._header.offered // (2 * self._bees * (1 + self._header.others))
             usual = self._slot.usual
-            self._size = max(1, min(2 * self._size, share, int(SPAN / usual) if usual else 1, BATCH))
+            self._size = max(1, min(2 * self._size, self._share(), int(SPAN / usual) if usual else 1, BATCH))
         return self._size if self._most_jobs is None else min(self._size, self._most_jobs - self._slot.jobs)
+
+    def is_ahead(self, held: Claim) -> bool:
+        """Whether another claim is to be made while the jobs of `held` run."""
+        return (
+            0 < len(held.jobs) <= ANSWER_JOBS
+            and self._fixed is None
+            and self._most_jobs is None
+            and 0 < self._slot.usual <= SHORT
+            and self._share() * self._slot.mean > PLENTY
+            and sum(len(job.data or job.job_id) for job in held.jobs) <= ANSWER_BYTES
+            and monotonic() > self._sober_until
+        )
 
     def shrink(self) -> None:
         """The last claim came so late that its jobs could not all be started: a single one next."""
         self._size = 0
+        self._sober_until = monotonic() + SOBER
+
+    def _share(self) -> int:
+        return int(self._header.offered // (2 * self._bees * (1 + self._header.others)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 import socket
@@ -118,6 +119,11 @@ class Session:
             # Jitter, so that a thousand bees do not come back in step.
             self._pause(random.uniform(0, longest))
             longest = min(2 * longest, LONGEST_PAUSE)
+
+    def ask(self, question: Callable[[Store], None]) -> None:
+        """Let `question` send what a later `call` reads the answer to. What cannot be sent is as lost as an answer."""
+        with contextlib.suppress(Away):
+            self._try(question)
 
     def close(self) -> None:
         """Disconnect; the next call connects again."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from workerbee.errors import InvalidValue, JobNotFound, JobsetInUse, JobsetNotFound
+from workerbee.hand import BATCH
 from workerbee.records import Added, Reset
-from workerbee.slot import BATCH
 from workerbee.staging import JobData, JobIds, Rows, refusing_duplicates, stage
 from workerbee.store import Store
 from workerbee.text import printable, shown

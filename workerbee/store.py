@@ -57,6 +57,11 @@ class Store(Channel):
         self._know(total, isolation)
         return Claim(bee, 0)
 
+    def add_hand(self, bee: int, node: int, pid: int) -> Claim | None:
+        """Let `bee` hold a second claim, in the row with the negative number; None when it has lost the first."""
+        rows = self.run("add_hand", bee=bee, node=node, pid=pid)
+        return Claim(-bee, rows[0][0]) if rows else None
+
     def settle_and_claim(
         self, claim: Claim, seconds: Sequence[float], size: int, node: int, alone: bool = True
     ) -> tuple[Claim | None, bool]:
@@ -68,23 +73,19 @@ class Store(Channel):
         written.
         """
         total = self.total()
-        rows = self.run(
-            "settle_and_claim",
-            bare=True,
-            bee=claim.bee,
-            number=claim.number,
-            first=claim.jobs[0].pos if claim.jobs else 0,
-            # As a literal: psycopg2 makes a list an expression, each item of which the server's parser goes through.
-            took="{" + str([int(one * 1e6) for one in seconds])[1:-1] + "}",
-            size=size,
-            node=node,
-            alone=alone,
-            total=total,
-        )
-        if not rows:
-            return None, True
-        pos = rows[0][0]
-        return Claim(claim.bee, claim.number + 1, tuple(map(Job._make, rows)) if pos else ()), pos is not None
+        rows = self.run("settle_and_claim", bare=True, total=total, **_step(claim, seconds, size, node, alone))
+        return _following(claim, rows)
+
+    def ask_to_settle_and_claim(
+        self, claim: Claim, seconds: Sequence[float], size: int, node: int, alone: bool = True
+    ) -> None:
+        """The same, whose answer is `answer_to_claim`, for whoever has something else to do meanwhile."""
+        total = self.total()
+        self.ask("settle_and_claim", bare=True, total=total, **_step(claim, seconds, size, node, alone))
+
+    def answer_to_claim(self, claim: Claim) -> tuple[Claim | None, bool]:
+        """What came of settling `claim` and claiming others."""
+        return _following(claim, self.answer())
 
     def settle(
         self,
@@ -144,7 +145,7 @@ class Store(Channel):
         done = {o.pos: o.seconds for o in outcomes if o.failure is None}
         if done:
             self.run("complete_jobs", done=list(done), seconds=list(done.values()), node=node)
-        by = {"bee": bee, "pid": known_as if pid is None else pid, "node": node}
+        by = {"bee": abs(bee), "pid": known_as if pid is None else pid, "node": node}
         charges = [
             charge
             for o in outcomes
@@ -154,6 +155,19 @@ class Store(Channel):
         settled = {outcome.pos for outcome in outcomes}
         self._release(attempts, [pos for pos in mine if pos not in settled])
         return charges
+
+    def take_back(self, bee: int, number: int, done: Sequence[tuple[int, float]], limits: Limits) -> bool:
+        """Leave `bee` nothing of its claim `number`, of which `done` are COMPLETE, each with its seconds, and nothing
+        of the one after it, which it has not begun. False, and nothing happens, while another is at that claim."""
+        with self.transaction():
+            rows = self.run("seize_claim", bee=bee)
+            if not rows:
+                return False
+            if rows[0][0] in (number, number + 1):
+                outcomes = [Outcome(*one) for one in done] if rows[0][0] == number else []
+                self._write_off(bee, rows[0], outcomes, limits, None)
+                self.run("empty_claim", bee=bee)
+            return True
 
     def cut_claim(self, bee: int, number: int, pos: int, done: Sequence[tuple[int, float]]) -> bool:
         """Leave of the claim `number` of `bee` only `pos`, which runs: the positions of `done` are COMPLETE, each with
@@ -253,13 +267,33 @@ class Store(Channel):
             failure = Failure(Kind.LOST, "lost", message)
             charges = []
             if lo is not None:
-                charges = self._charge(lo, hi, None, failure, limits, bee=bee, pid=pid, node=node)
+                charges = self._charge(lo, hi, None, failure, limits, bee=abs(bee), pid=pid, node=node)
             self.run("drop_bee", bee=bee)
             return charges
 
     def end_silent_nodes(self) -> None:
         """Mark the nodes as ended that are silent and hold nothing any more."""
         self.run("end_silent_nodes")
+
+
+def _step(claim: Claim, seconds: Sequence[float], size: int, node: int, alone: bool) -> dict[str, Any]:
+    return {
+        "bee": claim.bee,
+        "number": claim.number,
+        "first": claim.jobs[0].pos if claim.jobs else 0,
+        # As a literal: psycopg2 makes a list an expression, each item of which the server's parser goes through.
+        "took": "{" + str([int(one * 1e6) for one in seconds])[1:-1] + "}",
+        "size": size,
+        "node": node,
+        "alone": alone,
+    }
+
+
+def _following(claim: Claim, rows: list[tuple[Any, ...]]) -> tuple[Claim | None, bool]:
+    if not rows:
+        return None, True
+    pos = rows[0][0]
+    return Claim(claim.bee, claim.number + 1, tuple(map(Job._make, rows)) if pos else ()), pos is not None
 
 
 def _ranges(positions: Sequence[int]) -> list[tuple[int, int]]:

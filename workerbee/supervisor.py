@@ -192,7 +192,7 @@ class Supervisor:
         try:
             bee, outputs = self._start_bee(index)
         except OSError as error:  # no process, descriptor or memory is to be had
-            if slot.bee:
+            if slot.heir:
                 self._give_back(slot)
             else:
                 slot.move(Phase.EMPTY)

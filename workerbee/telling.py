@@ -109,7 +109,7 @@ class Announcer:
         header, tell = self._board.header, self._teller.tell
         for index, slot in enumerate(self._board.slots):
             # Jobs are told apart by when they started: positions come again, when a job is tried again.
-            job = slot.started if slot.phase is Phase.ALIVE and slot.pos else 0.0
+            job = slot.started if slot.phase is Phase.ALIVE and slot.hand.pos else 0.0
             if job and job != self._running[index]:
                 tell(NodeEvent("claimed", index, slot.read_job_id()))
             self._running[index] = job

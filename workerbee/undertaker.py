@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from workerbee.board import Board
 from workerbee.description import STACK_LIMIT
+from workerbee.hand import Hand
 from workerbee.job import Charge, Claim, Failure, Kind, Limits, Outcome, State
 from workerbee.memory import oom_kills
 from workerbee.session import Session
@@ -95,7 +96,7 @@ class Undertaker:
 
     def introduce_heirs(self) -> None:
         """Write down which process each heir is."""
-        heirs = {slot.bee: slot for slot in self._board.slots if slot.heir and slot.phase is Phase.ALIVE and slot.pid}
+        heirs = {slot.heir: slot for slot in self._board.slots if slot.heir and slot.phase is Phase.ALIVE and slot.pid}
         if heirs:
             pids = [slot.pid for slot in heirs.values()]
             for bee in self._session.call(lambda store: store.introduce_bees(list(heirs), pids)):
@@ -104,14 +105,19 @@ class Undertaker:
     def _settle(self, slot: Slot, failure: Failure | None) -> Charge | None:
         """Settle what the bee of `slot` held, charging the job that ran with `failure`; None: giving it back."""
         slot.heir = 0
-        if not slot.bee:
-            return None
-        done = slot.completed_so_far()
+        for hand in slot.hands:
+            if hand.bee and not hand.is_running:
+                self._settle_hand(slot, hand, None)
+                hand.clear()
+        return self._settle_hand(slot, slot.hand, failure) if slot.hand.bee else None
+
+    def _settle_hand(self, slot: Slot, hand: Hand, failure: Failure | None) -> Charge | None:
+        done = hand.completed_so_far()
         outcomes = [Outcome(pos, seconds) for pos, seconds in done]
-        if failure and slot.is_running:
-            outcomes.append(Outcome(slot.pos, time.monotonic() - slot.started, failure))
+        if failure:
+            outcomes.append(Outcome(hand.pos, time.monotonic() - slot.started, failure))
         since = time.monotonic()
-        charges, claim = self._session.call(lambda store: self._write(store, slot, outcomes))
+        charges, claim = self._session.call(lambda store: self._write(store, slot, hand, outcomes))
         if charges is not None:
             slot.completed += len(done)
             slot.slowest = max([slot.slowest, *(seconds for _, seconds in done)])
@@ -124,9 +130,11 @@ class Undertaker:
             slot.prepare(claim, since)
         return charges[0] if charges else None
 
-    def _write(self, store: Store, slot: Slot, outcomes: list[Outcome]) -> tuple[list[Charge] | None, Claim | None]:
+    def _write(
+        self, store: Store, slot: Slot, hand: Hand, outcomes: list[Outcome]
+    ) -> tuple[list[Charge] | None, Claim | None]:
         header = self._header
-        held = slot.bee, slot.number, outcomes, self._limits
+        held = hand.bee, hand.number, outcomes, self._limits
         is_charged = bool(outcomes) and outcomes[-1].failure is not None
         if is_charged and self._replaces and not header.stop and header.hold <= time.monotonic():
             return store.settle_for_heir(*held, pid=slot.pid, node=header.node, alone=header.is_alone)

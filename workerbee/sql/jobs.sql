@@ -14,6 +14,13 @@ SELECT nextval('wb_bees'), node, %(pid)s FROM wb_nodes WHERE node = %(node)s
 RETURNING bee, (SELECT total FROM wb_jobsets WHERE jobset_id = %(jobset_id)s),
           current_setting('default_transaction_isolation');
 
+-- name: add_hand
+-- A bee that holds a claim gets a second row, in which it holds nothing yet. It may have one, if the answer was lost.
+INSERT INTO {claims} (bee, node, pid)
+SELECT -bee, %(node)s, %(pid)s FROM {claims} WHERE bee = %(bee)s
+ON CONFLICT (bee) DO UPDATE SET pid = excluded.pid
+RETURNING number;
+
 -- name: introduce_bees
 -- Heirs are alive, and known by their pids. One that is locked is left alone: see seize_claim.
 UPDATE {claims} c SET pid = heir.pid

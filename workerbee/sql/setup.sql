@@ -124,7 +124,8 @@ CREATE TABLE {ranges} (
 ) WITH (fillfactor = 50);
 
 -- name: create_claims
--- One row per bee: the positions it holds, and the number of that claim.
+-- One row per bee: the positions it holds, and the number of that claim. And a second one, with the negative number, for a
+-- bee that claims ahead.
 CREATE TABLE {claims} (
     bee bigint NOT NULL,
     number bigint NOT NULL DEFAULT 0,
@@ -143,7 +144,7 @@ CREATE TABLE {claims} (
 CREATE VIEW {view} AS
 SELECT j.job_id,
        CASE WHEN j.state = 'PENDING' AND c.bee IS NOT NULL THEN 'CLAIMED' ELSE j.state END AS state,
-       j.data, j.errors, j.crashes, j.losses, coalesce(j.finished_at, c.since) AS since, j.seconds, n.host, c.bee
+       j.data, j.errors, j.crashes, j.losses, coalesce(j.finished_at, c.since) AS since, j.seconds, n.host, abs(c.bee) AS bee
 FROM {jobs} j
 LEFT JOIN {claims} c ON j.state = 'PENDING' AND j.pos BETWEEN c.lo AND c.hi
 LEFT JOIN wb_nodes n ON n.node = coalesce(c.node, j.node);

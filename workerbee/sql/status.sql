@@ -26,7 +26,7 @@ FROM (
      WHERE jobset_id = %(jobset_id)s AND NOT (ended_at IS NULL AND beat_at > now() - lease)
      ORDER BY node DESC LIMIT %(ended)s)
 ) n
-LEFT JOIN (SELECT node, count(*) AS bees FROM {claims} GROUP BY node) c ON c.node = n.node
+LEFT JOIN (SELECT node, count(DISTINCT abs(bee)) AS bees FROM {claims} GROUP BY node) c ON c.node = n.node
 LEFT JOIN LATERAL (
     SELECT *, complete + failed AS done FROM wb_progress p WHERE p.node = n.node ORDER BY at DESC LIMIT 1) last ON true
 LEFT JOIN LATERAL (
@@ -40,11 +40,13 @@ LEFT JOIN LATERAL (
 ORDER BY n.alive DESC, CASE WHEN n.alive THEN n.node ELSE -n.node END;
 
 -- name: describe_bees
--- The bees and what each holds: its first job is the running one, once it has run for long.
-SELECT c.bee, c.node, n.host, nullif(c.pid, 0), coalesce(c.hi - c.lo + 1, 0), j.job_id, c.since,
-       greatest(0, extract(epoch FROM now() - c.since))::float8
+-- The bees and what each holds: the first job of its older claim is the running one, once it has run for long.
+SELECT abs(c.bee), c.node, n.host, nullif(max(c.pid), 0), coalesce(sum(c.hi - c.lo + 1), 0)::bigint,
+       (array_agg(j.job_id ORDER BY c.since))[1], min(c.since),
+       greatest(0, extract(epoch FROM now() - min(c.since)))::float8
 FROM {claims} c JOIN wb_nodes n USING (node) LEFT JOIN {jobs} j ON j.pos = c.lo
-ORDER BY c.bee;
+GROUP BY abs(c.bee), c.node, n.host
+ORDER BY 1;
 
 -- name: sample_durations
 -- Seconds that completed jobs took, from so many percent of the pages: positions are shuffled, so any page will do.
@@ -75,7 +77,7 @@ ORDER BY failure DESC;
 -- name: list_jobs
 -- Every job, CLAIMED and by whom included. Claims as positions, so that a large table is joined by hashing.
 WITH held AS (
-    SELECT generate_series(lo, hi) AS pos, bee, since, node FROM {claims} WHERE lo IS NOT NULL
+    SELECT generate_series(lo, hi) AS pos, abs(bee) AS bee, since, node FROM {claims} WHERE lo IS NOT NULL
 )
 SELECT j.job_id, CASE WHEN held.bee IS NULL THEN j.state ELSE 'CLAIMED' END, j.errors, j.crashes, j.losses,
        coalesce(j.finished_at, held.since), j.seconds, n.host, held.bee, j.data::text
