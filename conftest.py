@@ -19,6 +19,12 @@ import psycopg2.extensions
 import pytest
 
 from tests.command import JOBS, WORKERBEE
+from workerbee.address import resolve
+from workerbee.board import Board
+from workerbee.loading import set_up
+from workerbee.session import Session
+from workerbee.slot import Phase
+from workerbee.store import Store
 
 ADDRESS_VARIABLES = {
     "dbname": "PGDATABASE",
@@ -91,6 +97,27 @@ def sql(parameters: dict[str, str]) -> Iterator[Callable[..., list[tuple[Any, ..
 
     yield ask
     connection.close()
+
+
+@pytest.fixture
+def hive(address: dict[str, Any], parameters: dict[str, str]) -> Iterator[Callable[..., tuple[Board, Session]]]:
+    """Set up so many jobs; the board of a node with one bee, and its session."""
+    made: list[Board | Session] = []
+
+    def make(jobs: int, kind: type[Session] = Session, patience: float = 0.0) -> tuple[Board, Session]:
+        store = Store(psycopg2.connect(**parameters), "lone")
+        set_up(store, map(str, range(jobs)), None, lambda _: None)
+        board = Board(1)
+        board.header.node = store.add_node("host", "machine", 1, 30)
+        board.slots[0].move(Phase.ALIVE)
+        store.close()
+        session = kind(resolve(**address), "lone", "workerbee test bee", patience=patience)
+        made.extend((board, session))
+        return board, session
+
+    yield make
+    for one in made:
+        one.close()
 
 
 @pytest.fixture

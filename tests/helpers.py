@@ -13,6 +13,26 @@ T = TypeVar("T")
 # The machine may be slow: a deadline only bounds how long a broken promise takes to be noticed.
 PATIENCE = 60.0
 
+PLENTY = 10**9  # pending jobs, by the board's word: bees claim ahead
+
+
+class Indifferent:
+    """A bee's witness."""
+
+    hears_each = True
+
+    def holds(self, claim):
+        pass
+
+    def claimed(self, job):
+        pass
+
+    def completed(self, job):
+        pass
+
+    def charged(self, charge):
+        pass
+
 
 def wait_until(condition: Callable[[], T], what: str = "", seconds: float = PATIENCE) -> T:
     """What `condition()` returns once it is true; an AssertionError naming `what` if that takes too long."""

@@ -483,12 +483,12 @@ def test_a_full_disk_under_the_logs_fails_no_job(script, sql, tmp_path):
         from workerbee import postgres_jobset
 
         def job(job_id, data):
-            print("x" * 80_000)
+            print("x" * 160_000)
             os.write(2, b"y") if job_id == "0" else None
             if job_id == "raises":
                 raise ValueError
 
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, 1 << 19))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
         ids = [*map(str, range(1, 30)), "raises"]
         print(postgres_jobset("disk", job, ids, processes=2, max_attempts=1, log_dir="logs", verbose=False))
     """)
@@ -496,7 +496,7 @@ def test_a_full_disk_under_the_logs_fails_no_job(script, sql, tmp_path):
     assert process.returncode == 0, said
     assert "29 of 30 jobs complete, 1 failed" in said
     sizes = [path.stat().st_size for path in (tmp_path / "logs").iterdir()]
-    assert max(sizes) == 1 << 19
+    assert max(sizes) == 1 << 20
     ((log,),) = sql("SELECT length(log) FROM wb_failures")
     assert log < 17_000
 

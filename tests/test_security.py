@@ -70,7 +70,7 @@ def test_values_are_never_spliced_into_sql(sql, address):
     executed = [
         (module, ast.unparse(node.args[0]))
         for module, name, node in calls()
-        if name.endswith((".execute", ".executemany", ".copy_expert", ".callproc", ".mogrify"))
+        if name.endswith((".execute", "cursor.send", ".executemany", ".copy_expert", ".callproc", ".mogrify"))
     ]
     # A channel takes its queries from the shelf, and the link under it passes them on.
     shelved = {"self._queries[name]", "head + self._queries[name]"}

@@ -130,6 +130,34 @@ class Jobset(RuleBasedStateMachine):
         else:
             self.settle(claim, fates, word == "drop")
 
+    @rule(choice=CHOICE)
+    def add_hand(self, choice):
+        """A bee is to hold a second claim; it may be asked twice."""
+        bee = abs(self.claim(choice).bee)
+        claim = self.store.add_hand(bee, self.node(choice), 1)
+        if bee not in self.bees:
+            assert claim is None
+            return
+        hand = self.bees.setdefault(-bee, ModelBee(self.node(choice)))
+        assert (claim.bee, claim.number) == (-bee, hand.number)
+        self.claims.append(claim)
+
+    @rule(choice=CHOICE, fates=FATES)
+    def take_back(self, choice, fates):
+        """The keeper gives back what a bee with a long job holds besides, by a word that may be late."""
+        if not self.claims:
+            return
+        claim = self.claims[choice % len(self.claims)]
+        fates = [what if what in ("done", "untried") else "untried" for what in fates]
+        done = [(outcome.pos, outcome.seconds) for outcome in self.outcomes(claim, fates)]
+        bee = self.bees.get(claim.bee)
+        assert self.store.take_back(claim.bee, claim.number, done, LIMITS) == (bee is not None)
+        if bee is None or bee.number not in (claim.number, claim.number + 1):
+            return
+        if bee.number == claim.number:
+            self.expect(claim, fates)
+        bee.number, bee.held = bee.number + 1, ()
+
     @rule(choice=CHOICE, silent=st.booleans())
     def fall_silent_or_speak(self, choice, silent):
         node = self.node(choice)

@@ -51,12 +51,14 @@ class Channel:
 
     def run(self, name: str, *, bare: bool = False, **values: Any) -> list[tuple[Any, ...]]:
         """The rows that the query `name` yields; `bare`: it keeps to its time by itself."""
-        self._cursor.execute(*self._worded(name, bare, values))
+        head = self._take_head(bare)
+        self._cursor.execute(head + self._queries[name], {"jobset_id": self.jobset_id, **values})
         return self._cursor.fetchall() if self._cursor.description else []
 
     def ask(self, name: str, *, bare: bool = False, **values: Any) -> None:
         """Send the query `name` over a link. Whoever does is to read the `answer` before anything else."""
-        self._cursor.send(*self._worded(name, bare, values))
+        head = self._take_head(bare)
+        self._cursor.send(head + self._queries[name], {"jobset_id": self.jobset_id, **values})
         self._is_asked = True
 
     def answer(self) -> list[tuple[Any, ...]]:
@@ -81,9 +83,6 @@ class Channel:
         """Stream what `file.read()` gives into the query `name`, a COPY; in a transaction not the first statement."""
         with self.connection.cursor() as cursor:
             cursor.copy_expert(self._queries[name], file)
-
-    def _worded(self, name: str, bare: bool, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        return self._take_head(bare) + self._queries[name], {"jobset_id": self.jobset_id, **values}
 
     def _take_head(self, bare: bool = False) -> str:
         """What the next statement is sent with."""

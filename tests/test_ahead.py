@@ -1,0 +1,356 @@
+"""Claims made ahead: while a job runs, what the bee's other hand holds is settled and made anew."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import psycopg2
+import pytest
+
+from tests.helpers import PLENTY, Indifferent, wait_until
+from workerbee import Jobset, portion
+from workerbee.bee import Bee
+from workerbee.job import Limits
+from workerbee.slot import Phase
+from workerbee.store import Store
+
+CLAIMS = "SELECT count(*) FROM wb_claims__lone WHERE lo IS NOT NULL"
+ROWS = "SELECT count(*) FROM wb_claims__lone"
+COMPLETE = "SELECT count(*) FROM wb__lone WHERE state = 'COMPLETE'"
+OURS = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'workerbee test bee'"
+
+
+@pytest.fixture
+def bee(hive, monkeypatch):
+    """A bee for twenty jobs that calls `function(run)` in its `run`-th, and keeps `runs`, what it ran. `work()` has it
+    run them all."""
+    # What a test does in a job may take its time.
+    monkeypatch.setattr(portion, "SHORT", math.inf)
+    monkeypatch.setattr(portion, "SOBER", 0.0)
+    monkeypatch.setattr("workerbee.bee.FRESH", 600.0)
+
+    def make(function, kind=Bee, **more):
+        board, session = hive(20, patience=30)
+        board.header.offered = PLENTY
+        board.header.counted = 1.0  # there is no other node
+
+        def job(job_id, _data):
+            runs.append(job_id)
+            try:
+                function(len(runs))
+            except BaseException as error:
+                failed.append(error)
+                raise
+
+        def work():
+            assert lone.run() is Phase.NO_WORK
+            assert failed == []
+
+        lone = kind(session, board, 0, job, Limits(max_attempts=1), Indifferent(), lease=3600, **more)
+        failed, runs = [], []
+        lone.board, lone.work, lone.runs = board, work, runs
+        return lone
+
+    return make
+
+
+def assert_all_ran_once(lone, sql):
+    assert sorted(lone.runs, key=int) == [str(n) for n in range(20)]
+    assert sql(COMPLETE) == [(20,)]
+    assert sql(ROWS) == [(0,)]
+    assert lone.board.completed == 20
+
+
+def wait_for_claims(sql, number=2):
+    wait_until(lambda: sql(CLAIMS) == [(number,)], "the next claim")
+
+
+def test_while_a_job_runs_the_one_before_is_settled_and_another_claimed(bee, sql, address):
+    seen = []
+
+    def job(run):
+        if run == 5:
+            wait_for_claims(sql)
+            (held,) = Jobset("lone", **address).status().bees
+            (number,) = sql("SELECT max(bee) FROM wb_claims__lone")[0]
+            seen.extend([sql(COMPLETE), held.jobs, held.job_id == lone.runs[-1], held.bee == number])
+
+    lone = bee(job)
+    lone.work()
+    assert seen == [[(4,)], 2, True, True]
+    assert_all_ran_once(lone, sql)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda lone: setattr(lone.board.header, "offered", 3),
+        lambda _: setattr(portion, "SHORT", 1e-9),
+        lambda lone: (setattr(portion, "SOBER", 600.0), lone._portion.shrink()),
+    ],
+    ids=["few are left", "jobs take long", "answers take long"],
+)
+def test_otherwise_a_bee_holds_one_claim(bee, sql, spoil):
+    held = []
+
+    def job(run):
+        if run == 5:
+            wait_for_claims(sql)
+            spoil(lone)
+        if run > 5:
+            held.extend(sql(CLAIMS))
+
+    lone = bee(job)
+    lone.work()
+    # The one that had been made ahead is worked through, and settled at once.
+    assert held == [(1,)] * 15
+    assert_all_ran_once(lone, sql)
+
+
+@pytest.mark.parametrize("more", [{"claim": 1}, {"claim": 2}, {"most_jobs": 100}])
+def test_nor_when_their_number_is_given(bee, sql, more):
+    held = []
+    lone = bee(lambda _: held.extend(sql(CLAIMS)), **more)
+    lone.work()
+    assert set(held) == {(1,)}
+
+
+def test_what_is_large_is_not_claimed_ahead(bee, sql):
+    held = []
+    lone = bee(lambda _: held.extend(sql(CLAIMS)))
+    # Its answer would not fit between the server and a bee that does not read it.
+    sql("""UPDATE wb__lone SET data = json_build_object('a', repeat('x', 70000))""")
+    lone.work()
+    assert set(held) == {(1,)}
+
+
+@pytest.fixture
+def cut(sql):
+    """Break the bee's connection."""
+    return lambda: wait_until(lambda: sql(f"SELECT pg_terminate_backend(pid, 60000) {OURS}"), "a session to end")
+
+
+@pytest.fixture
+def locker(parameters):
+    """Another session, which can be at the rows of the claims."""
+    connection = psycopg2.connect(**parameters)
+    yield connection
+    connection.close()
+
+
+def wait_until_blocked(sql):
+    wait_until(lambda: sql(f"SELECT 1 {OURS} AND wait_event_type = 'Lock'"), "the bee to be blocked")
+
+
+def test_an_answer_that_is_lost_is_read_back(bee, sql, cut):
+    def job(run):
+        if run in (5, 8, 15):
+            wait_for_claims(sql)
+            cut()
+
+    lone = bee(job)
+    lone.work()
+    assert_all_ran_once(lone, sql)
+
+
+def test_a_question_that_is_lost_is_asked_again(bee, sql, cut, locker):
+    def job(run):
+        if run == 5:
+            wait_for_claims(sql)
+            locker.cursor().execute("SELECT FROM wb_claims__lone FOR UPDATE")
+        if run == 6:
+            wait_until_blocked(sql)
+            cut()
+            locker.rollback()
+            settled.extend(sql(COMPLETE))
+
+    settled = []
+    lone = bee(job)
+    lone.work()
+    assert settled == [(4,)]
+    assert_all_ran_once(lone, sql)
+
+
+def test_a_conflict_with_others_is_no_end(bee, sql, locker):
+    def job(run):
+        if run == 5:
+            wait_for_claims(sql)
+            locker.cursor().execute("SELECT FROM wb_claims__lone FOR UPDATE")
+        if run == 6:
+            wait_until_blocked(sql)
+            sql(f"SELECT pg_cancel_backend(pid) {OURS}")
+            wait_until(lambda: sql(f"SELECT 1 {OURS} AND state = 'idle'"), "the statement to be cancelled")
+            locker.rollback()
+
+    lone = bee(job)
+    lone.work()
+    assert_all_ran_once(lone, sql)
+
+
+@pytest.mark.parametrize("which", ["bee > 0", "bee < 0", "true"])
+def test_a_bee_whose_claims_were_taken_away_goes_on(bee, sql, parameters, which):
+    def job(run):
+        if run == 5:
+            wait_for_claims(sql)
+            store = Store(psycopg2.connect(**parameters), "lone")
+            for (row,) in sql(f"SELECT bee FROM wb_claims__lone WHERE {which}"):
+                assert len(store.lose_bee(row, "for a test", Limits())) == 1
+            store.close()
+
+    lone = bee(job)
+    lone.work()
+    assert sql(COMPLETE) == [(20,)]
+    assert sql(ROWS) == [(0,)]
+    # One that was lost before it began is begun all the same, as it is by a node that was taken for dead.
+    again = sql("SELECT count(*) FROM wb_failures WHERE kind = 'lost'")[0][0]
+    assert len(lone.runs) == 20 + again
+    assert len(set(lone.runs)) == 20
+
+
+def test_who_is_held_back_gives_both_back(bee, sql):
+    class HeldBack(Bee):
+        def _reason_to_end(self):
+            if self._header.hold:
+                held.extend(sql(CLAIMS))
+                self._header.hold = 0.0
+            return super()._reason_to_end()
+
+    def job(run):
+        if run == 5:
+            wait_for_claims(sql)
+            lone.board.header.hold = time.monotonic() + 3600
+
+    held = []
+    lone = bee(job, HeldBack)
+    lone.work()
+    assert held == [(0,)]
+    assert_all_ran_once(lone, sql)
+
+
+def test_nothing_is_begun_of_a_claim_that_has_waited_for_long(bee, sql):
+    def job(run):
+        slot = lone.board.slots[0]
+        since.append(slot.hand.since)
+        if run == 5:
+            wait_for_claims(sql)
+            # As if the job had taken so long.
+            slot.hands[1 - slot.turn].asked -= 3600
+
+    since = []
+    lone = bee(job)
+    begun = time.monotonic()
+    lone.work()
+    assert min(since) >= begun
+    assert_all_ran_once(lone, sql)
+
+
+# With a whole node around the bees. Their jobs are short, and there are so many of them that all claim ahead.
+
+IDS = [f"{n:04}" for n in range(1500)]
+NODE = """
+    import ctypes, os, sys, time
+    from pathlib import Path
+    import psycopg2
+    from workerbee import portion, postgres_jobset
+
+    connection = None
+
+    def is_ahead():
+        # By a connection of the process that asks.
+        global connection
+        if connection is None or connection[0] != os.getpid():
+            connection = os.getpid(), psycopg2.connect("")
+            connection[1].autocommit = True
+        cursor = connection[1].cursor()
+        cursor.execute("SELECT count(*) FROM wb_claims__ahead WHERE pid = %s AND lo IS NOT NULL", [os.getpid()])
+        return cursor.fetchone() == (2,)
+
+    def chosen():
+        # One of the bees, once, in a job while which it holds another claim.
+        if Path("chosen").exists() or not is_ahead():
+            return False
+        try:
+            Path("chosen").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def work(job_id, data):
+        with open("journal", "a") as file:
+            file.write(f"{job_id}\\n")
+        time.sleep(0.01)
+        act(job_id)
+
+    print(postgres_jobset("ahead", work, [f"{n:04}" for n in range(1500)], processes=2, max_crashes=1))
+"""
+
+
+@pytest.fixture
+def node(script, tmp_path):
+    """Start a node whose jobs go through the lines of `act(job_id)`; what has been started."""
+
+    def start(act):
+        lines = "\n".join(f"        {line}" for line in act.strip().splitlines())
+        return script(NODE.replace("    def work(", f"    def act(job_id):\n{lines}\n\n    def work("))
+
+    start.journal = lambda: sorted((tmp_path / "journal").read_text().split())
+    return start
+
+
+def test_a_long_job_keeps_nothing_that_its_bee_had_claimed_ahead(node, sql, tmp_path):
+    process = node("""
+if chosen():
+    Path("name").write_text(job_id)
+    Path("name").rename("long")
+    while not Path("go").exists():
+        time.sleep(0.01)
+""")
+    # The rest is done by the other bee, while it runs.
+    wait_until((tmp_path / "long").exists)
+    complete = "SELECT count(*) FROM wb__ahead WHERE state = 'COMPLETE'"
+    wait_until(lambda: sql(complete) == [(len(IDS) - 1,)], "all others")
+    long = (tmp_path / "long").read_text()
+    assert sql("SELECT job_id FROM wb_jobs__ahead WHERE state = 'CLAIMED'") == [(long,)]
+    (tmp_path / "go").touch()
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert "1500 of 1500 jobs complete, 0 failed; here 1500 completed" in said
+    assert node.journal() == IDS
+    assert sql("SELECT count(*) FROM wb_failures") == [(0,)]
+
+
+def test_a_death_costs_only_the_job_that_ran(node, sql, tmp_path):
+    # Now and then, in either hand; and the heirs go on to claim ahead, too.
+    process = node("""
+if int(job_id) % 100 == 7:
+    deadline = time.monotonic() + 2
+    while not is_ahead() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    with open("deaths", "a") as file:
+        file.write(f"{is_ahead()} ")
+    [lambda: ctypes.string_at(0), lambda: os.kill(os.getpid(), 9), lambda: os._exit(3)][int(job_id) // 100 % 3]()
+""")
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert "1485 of 1500 jobs complete, 15 failed; here 1485 completed" in said
+    assert (tmp_path / "deaths").read_text().count("True") > 5
+    assert node.journal() == IDS
+    assert sql("SELECT count(*), count(DISTINCT pos), bool_and(bee > 0) FROM wb_failures") == [(15, 15, True)]
+    assert sql("SELECT count(*) FROM wb_claims__ahead") == [(0,)]
+
+
+def test_a_node_that_is_told_to_stop_gives_back_what_it_had_claimed_ahead(node, sql, tmp_path):
+    process = node("""
+if is_ahead():
+    Path("ahead").touch()
+""")
+    wait_until((tmp_path / "ahead").exists)
+    process.terminate()
+    said = process.communicate()[0]
+    assert process.returncode == 143, said
+    assert sql("SELECT count(*) FROM wb_claims__ahead") == [(0,)]
+    assert sql("SELECT count(*) FROM wb_failures") == [(0,)]
+    done = [job_id for (job_id,) in sql("SELECT job_id FROM wb__ahead WHERE state = 'COMPLETE' ORDER BY 1")]
+    assert node.journal() == done
+    assert len(done) < len(IDS)
