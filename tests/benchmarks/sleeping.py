@@ -1,4 +1,4 @@
-"""Jobs that only wait: how near the bees come to what nobody could better."""
+"""Jobs that only wait: how near the bees come to what nobody could better, also far from their database."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 
+from tests.benchmarks.distance import far
 from tests.benchmarks.fresh import fresh
 from tests.benchmarks.jobset import number_of, work
 from tests.benchmarks.run import Run
@@ -19,27 +20,28 @@ from tests.benchmarks.server import Parameters
 from tests.benchmarks.table import Row
 
 BEES, NAP = 64, 0.1
+FAR_BEES, FAR_NAPS, AWAY = 8, (0.005, 0.05), 0.02
 FEW_BEES, MEDIAN, SIGMA = 8, 0.02, 2.0
 
 
-def sleep_evenly(parameters: Parameters, jobs: int) -> tuple[float, float]:
-    """Jobs a second, with `BEES` bees whose jobs each take `NAP` seconds: over the whole call; and over the time in
+def sleep_evenly(parameters: Parameters, jobs: int, bees: int, nap: float) -> tuple[float, float]:
+    """Jobs a second, with `bees` bees whose jobs each take `nap` seconds: over the whole call; and over the time in
     which every bee has begun, and none has come to its end."""
     ends, pids = multiprocessing.RawArray("d", jobs), multiprocessing.RawArray("i", jobs)
 
     def sleep(job_id: str, _data: object) -> None:
-        time.sleep(NAP)
+        time.sleep(nap)
         number = number_of(job_id)
         ends[number], pids[number] = time.monotonic(), os.getpid()
 
     begun = time.monotonic()
-    summary = work(parameters, sleep, processes=BEES)
+    summary = work(parameters, sleep, processes=bees)
     seconds = time.monotonic() - begun
     assert summary.ok, summary
     by_bee: dict[int, list[float]] = defaultdict(list)
     for pid, end in zip(pids, ends, strict=True):
         by_bee[pid].append(end)
-    assert len(by_bee) == BEES, f"{len(by_bee)} bees"
+    assert len(by_bee) == bees, f"{len(by_bee)} bees"
     first, last = max(map(min, by_bee.values())), min(map(max, by_bee.values()))
     return jobs / seconds, sum(first < end <= last for end in ends) / (last - first)
 
@@ -79,7 +81,7 @@ def rows(run: Run) -> Iterator[Row]:
 
     def trial() -> float:
         with run.loaded(jobs) as parameters:
-            rate, steady_rate = fresh(sleep_evenly, parameters=parameters, jobs=jobs)
+            rate, steady_rate = fresh(sleep_evenly, parameters=parameters, jobs=jobs, bees=BEES, nap=NAP)
         rates.append(steady_rate)
         return rate
 
@@ -87,6 +89,19 @@ def rows(run: Run) -> Iterator[Row]:
     yield Row("sleeping", whole, run.measure({whole: trial})[whole], "jobs/s", "ideal", ideal, 0.97)
     yield Row("sleeping", steady, Sample(rates), "jobs/s", "ideal", ideal)
     yield _uneven(run)
+    for nap in FAR_NAPS:
+        yield _far(run, nap)
+
+
+def _far(run: Run, nap: float) -> Row:
+    jobs = FAR_BEES * round(run.size(20, 2) / nap)
+    what = f"{FAR_BEES} bees, jobs of sleep({nap}), the database {1000 * AWAY:.0f} ms away, while all are at work"
+
+    def trial() -> float:
+        with run.loaded(jobs) as parameters, far(parameters, AWAY) as distant:
+            return float(fresh(sleep_evenly, parameters=distant, jobs=jobs, bees=FAR_BEES, nap=nap)[1])
+
+    return Row("sleeping", what, run.measure({what: trial})[what], "jobs/s", "ideal", Sample([FAR_BEES / nap]))
 
 
 def _uneven(run: Run) -> Row:
