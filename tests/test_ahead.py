@@ -12,6 +12,7 @@ from tests.helpers import PLENTY, Indifferent, wait_until
 from workerbee import Jobset, portion
 from workerbee.bee import Bee
 from workerbee.job import Limits, State
+from workerbee.session import Session
 from workerbee.slot import Phase
 from workerbee.store import Store
 
@@ -30,8 +31,8 @@ def bee(hive, monkeypatch):
     monkeypatch.setattr(portion, "SOBER", 0.0)
     monkeypatch.setattr("workerbee.bee.FRESH", 600.0)
 
-    def make(function, kind=Bee, **more):
-        board, session = hive(20, patience=30)
+    def make(function, kind=Bee, session=Session, **more):
+        board, session = hive(20, session, patience=30)
         board.header.offered = PLENTY
         board.header.counted = 1.0  # there is no other node
 
@@ -185,6 +186,21 @@ def test_a_question_that_is_lost_is_asked_again(bee, sql, cut, locker):
     lone = bee(job)
     lone.work()
     assert settled == [(4,)]
+    assert_all_ran_once(lone, sql)
+
+
+def test_a_question_that_cannot_be_sent_is_asked_later(bee, sql):
+    class Broken(Session):
+        asked = 0
+
+        def ask(self, question):
+            self.asked += 1
+            if self.asked % 5 == 0:
+                self._store.connection.close()
+            super().ask(question)
+
+    lone = bee(lambda _: None, session=Broken)
+    lone.work()
     assert_all_ran_once(lone, sql)
 
 

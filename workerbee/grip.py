@@ -24,7 +24,7 @@ class Grip:
         self.hand.hold(claim, since)
 
     def let_go(self) -> None:
-        """Somebody has taken the claim away, and its row."""
+        """The claim is gone, and its row."""
         self.claim, self.seconds = NOTHING, []
         self.hand.clear()
 

@@ -81,6 +81,7 @@ class Holdings:
         """The same, and leave."""
         for grip in (self.other, self.current):
             self._settle(grip, (), drop=True)
+            grip.let_go()
 
     def _settle(self, grip: Grip, failures: Sequence[Outcome], *, drop: bool) -> list[Charge] | None:
         claim, outcomes = grip.claim, [*grip.outcomes(), *failures]
@@ -97,6 +98,7 @@ class Holdings:
         grip, node = self.current, self._header.node
         if not grip.claim.bee:
             grip.hold(self._session.call(lambda store: store.add_bee(node, self._pid)), monotonic())
+            self._slot.heir = 0
         # From before it was asked for: the answer may be long under way, or have to be read back.
         since = monotonic()
         following, is_pending = self._session.call(
