@@ -10,8 +10,10 @@ import pytest
 
 from tests.helpers import PLENTY, Indifferent, wait_until
 from workerbee import Jobset, portion
+from workerbee.address import resolve
 from workerbee.bee import Bee
-from workerbee.job import Limits, State
+from workerbee.job import Claim, Job, Limits, State
+from workerbee.keeper import Keeper
 from workerbee.session import Session
 from workerbee.slot import Phase
 from workerbee.store import Store
@@ -104,9 +106,9 @@ def test_people_see_one_bee_with_all_that_it_holds(bee, sql, address):
     [
         lambda lone: setattr(lone.board.header, "offered", 3),
         lambda _: setattr(portion, "SHORT", 1e-9),
-        lambda lone: (setattr(portion, "SOBER", 600.0), lone._portion.shrink()),
+        lambda lone: (setattr(portion, "SOBER", 600.0), lone._portion.sober_up()),
     ],
-    ids=["few are left", "jobs take long", "answers take long"],
+    ids=["few are left", "jobs take long", "it was in vain"],
 )
 def test_otherwise_a_bee_holds_one_claim(bee, sql, spoil):
     held = []
@@ -135,11 +137,20 @@ def test_nor_when_their_number_is_given(bee, sql, more):
 
 def test_what_is_large_is_not_claimed_ahead(bee, sql):
     held = []
-    lone = bee(lambda _: held.extend(sql(CLAIMS)))
-    # Its answer would not fit between the server and a bee that does not read it.
-    sql("""UPDATE wb__lone SET data = json_build_object('a', repeat('x', 70000))""")
+
+    def job(run):
+        if run == 5:
+            wait_for_claims(sql)
+            # An answer that does not fit between the server and a bee that does not read it.
+            sql("UPDATE wb__lone SET data = json_build_object('a', repeat('x', 9000000)) WHERE state = 'PENDING'")
+        if run > 5:
+            wait_until(lambda: sql(f"SELECT 1 {OURS} AND state = 'idle'"), "the server to have said it")
+            held.extend(sql(CLAIMS))
+
+    lone = bee(job)
     lone.work()
-    assert set(held) == {(1,)}
+    assert held == [(1,)] * 15
+    assert_all_ran_once(lone, sql)
 
 
 @pytest.fixture
@@ -197,7 +208,7 @@ def test_a_question_that_cannot_be_sent_is_asked_later(bee, sql):
             self.asked += 1
             if self.asked % 5 == 0:
                 self._store.connection.close()
-            super().ask(question)
+            return super().ask(question)
 
     lone = bee(lambda _: None, session=Broken)
     lone.work()
@@ -218,6 +229,117 @@ def test_a_conflict_with_others_is_no_end(bee, sql, locker):
     lone = bee(job)
     lone.work()
     assert_all_ran_once(lone, sql)
+
+
+def test_a_late_word_of_the_keeper_is_not_taken_for_a_later_row(bee, sql, parameters):
+    said = []
+
+    def job(run):
+        slot = lone.board.slots[0]
+        if run == 2:
+            wait_for_claims(sql)
+            other = slot.hands[1 - slot.turn]
+            said.append((other.bee, other.number, other.completed_so_far()))
+            # Meanwhile another node takes the row away, and the bee makes it anew.
+            assert len(store.lose_bee(other.bee, "for a test", Limits())) == 1
+        if run > 2 and slot.hand.bee == said[0][0]:
+            before = sql(held, slot.hand.bee)
+            if store.take_back(*said[0], Limits()):
+                assert sql(held, slot.hand.bee) == before
+                said.append("late")
+
+    held = "SELECT number, lo FROM wb_claims__lone WHERE bee = %s"
+    store = Store(psycopg2.connect(**parameters), "lone")
+    lone = bee(job)
+    lone.work()
+    store.close()
+    assert said[1:]
+    assert sql(COMPLETE) == [(20,)]
+
+
+@pytest.fixture
+def keeper(address, monkeypatch):
+    """Make one that finds everything long."""
+    monkeypatch.setattr("workerbee.keeper.LONG", 0.0)
+    sessions = []
+
+    def make(board):
+        sessions.append(Session(resolve(**address), "lone", "workerbee test keeper", patience=0))
+        return Keeper(sessions[-1], None, board, Limits(), 3600, "machine", None, None)
+
+    yield make
+    for session in sessions:
+        session.close()
+
+
+def test_a_keeper_takes_back_what_another_had_only_said(bee, sql, keeper):
+    claims = []
+
+    def job(run):
+        if run == 5:
+            wait_for_claims(sql)
+            slot = lone.board.slots[0]
+            other = slot.hands[1 - slot.turn]
+            other.cut = other.number + 1
+            keeper(lone.board)._cut_long()
+            claims.extend(sql(CLAIMS))
+
+    lone = bee(job)
+    lone.work()
+    assert claims == [(1,)]
+    assert_all_ran_once(lone, sql)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_keeper_that_is_slow_leaves_a_later_claim_alone(hive, keeper, monkeypatch, asked):
+    board, _ = hive(2)
+    hand = board.slots[0].hand
+    jobs = tuple(Job(pos, str(pos), None) for pos in (1, 2))
+
+    def go_on(number):
+        hand.hold(Claim(1, number, jobs), 0.0)
+        if asked:
+            hand.asked = number
+        else:
+            hand.pos = 1
+
+    class SlowClock:
+        sleep = time.sleep
+
+        def monotonic(self):
+            # Between its look at the hand and all that it does about it.
+            if hand.number == 7:
+                go_on(8)
+            return time.monotonic()
+
+    slow = keeper(board)
+    go_on(7)
+    monkeypatch.setattr("workerbee.keeper.time", SlowClock())
+    monkeypatch.setattr(slow, "_session", None)
+    slow._cut_if_long((0, 0), hand)
+    assert hand.cut in (7, 8)
+
+
+def test_a_witness_hears_of_every_claim(hive, parameters):
+    class Listener(Indifferent):
+        def holds(self, claim):
+            heard.append([job.job_id for job in claim.jobs])
+
+    def job(job_id, _data):
+        ran.append([job_id])
+        if len(ran) == 2:
+            raise ValueError
+
+    heard, ran = [], []
+    board, session = hive(4)
+    store = Store(psycopg2.connect(**parameters), "lone")
+    # An heir: its first claim was made for it.
+    claim, _ = store.settle_and_claim(store.add_bee(board.header.node, 1), [], 1, board.header.node)
+    store.close()
+    board.slots[0].prepare(claim, time.monotonic())
+    assert Bee(session, board, 0, job, Limits(max_attempts=1), Listener(), lease=30).run() is Phase.NO_WORK
+    assert ran[0] == [claim.jobs[0].job_id]
+    assert heard == [ran[0], ran[1], [], ran[2], ran[3], []]
 
 
 @pytest.mark.parametrize("which", ["bee > 0", "bee < 0", "true"])

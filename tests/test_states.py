@@ -138,7 +138,8 @@ class Jobset(RuleBasedStateMachine):
         if bee not in self.bees:
             assert claim is None
             return
-        hand = self.bees.setdefault(-bee, ModelBee(self.node(choice)))
+        assert all(claim.number > old.number for old in self.claims if old.bee == -bee and -bee not in self.bees)
+        hand = self.bees.setdefault(-bee, ModelBee(self.node(choice), claim.number))
         assert (claim.bee, claim.number) == (-bee, hand.number)
         self.claims.append(claim)
 

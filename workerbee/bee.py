@@ -94,7 +94,7 @@ class Bee:
 
     def run(self) -> Phase:
         """Claim and run jobs; returns why there are no more to come: NO_WORK, SPENT or STOPPED."""
-        reason = None if self._holdings.inherit() else self._advance()
+        reason = self._begin()
         while reason is None:
             failed = self._work_through()
             self._holdings.receive()
@@ -103,6 +103,13 @@ class Bee:
             reason = self._advance()
         self._holdings.drop()
         return reason
+
+    def _begin(self) -> Phase | None:
+        """Hold the first claim, as the heir of a dead bee the one that the keeper made; or say why there is none."""
+        if not self._holdings.inherit():
+            return self._advance()
+        self._witness.holds(self._holdings.current.claim)
+        return None
 
     def _work_through(self) -> Outcome | None:
         """Run the jobs of the claim: until no more may be started, or until one fails, and then return how.
@@ -119,8 +126,11 @@ class Bee:
         started = monotonic()
         for index, job in enumerate(claim.jobs):
             if started > too_late:
-                # Where answers take so long, a single job is all that can be had in time.
-                self._portion.shrink()
+                if grip.ahead:
+                    self._portion.sober_up()
+                else:
+                    # Where answers take so long, a single job is all that can be had in time.
+                    self._portion.shrink()
                 break
             if header.stop or self._stopped or slot.condemned:
                 break
@@ -159,6 +169,7 @@ class Bee:
         """Settle what is done and what failed of the claim, and give the rest of it back."""
         charges = self._holdings.settle(self._holdings.current, [failed])
         self._slot.raised = 0
+        self._witness.holds(self._holdings.current.claim)
         for charge in charges:
             self._slot.failed += charge.state is State.FAILED
             self._slot.strikes += charge.attempt == 1
@@ -177,8 +188,8 @@ class Bee:
             holdings.settle(holdings.current)
         while (reason := self._reason_not_to_claim()) is None:
             is_pending = holdings.advance()
+            self._witness.holds(holdings.current.claim)
             if holdings.current.claim.jobs:
-                self._witness.holds(holdings.current.claim)
                 return None
             if not is_pending:
                 return Phase.NO_WORK
@@ -190,6 +201,7 @@ class Bee:
         """The reason to end, if there is one, after waiting for as long as the node holds its bees back."""
         if self._header.hold > monotonic():
             self._holdings.give_back()
+            self._witness.holds(self._holdings.current.claim)
         while (reason := self._reason_to_end()) is None and self._header.hold > monotonic():
             time.sleep(HOLD)
         return reason

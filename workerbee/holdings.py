@@ -27,6 +27,7 @@ class Holdings:
         self._limits = limits
         self._portion = portion
         self._pid = pid
+        self._is_sent = False  # what the database is asked about the other claim
         self.current = Grip(self._slot.hands[self._slot.turn])
         self.other = Grip(self._slot.hands[1 - self._slot.turn])
 
@@ -42,10 +43,17 @@ class Holdings:
         """Read what the database says of the other claim, if it was asked: before anything else is."""
         grip = self.other
         if since := grip.hand.asked:
-            following, _ = self._session.call(
-                lambda store: store.answer_to_claim(grip.claim), again=lambda store: self._read_back(store, grip)
-            )
+
+            def read_back(store: Store) -> tuple[Claim | None, bool]:
+                return self._read_back(store, grip)
+
+            def answer(store: Store) -> tuple[Claim | None, bool]:
+                return store.answer_to_claim(grip.claim)
+
+            following, _ = self._session.call(answer if self._is_sent else read_back, again=read_back)
             self._go_on(grip, following, since, ahead=True)
+            if not grip.claim.jobs:
+                self._portion.sober_up()
 
     def advance(self) -> bool:
         """Settle what is done and hold the next claim; whether there is pending work. If so, and the claim is empty,
@@ -59,6 +67,7 @@ class Holdings:
         if self._portion.is_ahead(self.current.claim):
             self._ask()
         elif self.other.seconds:
+            # The one that we come from: nobody else sees to it.
             self.settle(self.other)
         return is_pending
 
@@ -116,7 +125,7 @@ class Holdings:
             grip.hold(row, monotonic())
         # The keeper is to know before anyone else can.
         grip.hand.asked = monotonic()
-        self._session.ask(lambda store: store.ask_to_settle_and_claim(*self._step(grip)))
+        self._is_sent = self._session.ask(lambda store: store.ask_to_settle_and_claim(*self._step(grip)))
 
     def _step(self, grip: Grip) -> tuple[Claim, list[float], int, int, bool]:
         return grip.claim, grip.seconds, self._portion.next(), self._header.node, self._header.is_alone

@@ -26,7 +26,7 @@ from workerbee.watch import Watch
 COUNT_EVERY = 1.0  # seconds between counts while bees work
 COUNTS_APART = 0.02  # seconds between any two of them, and as many times what one takes
 COUNT_SHARE = 20
-LONG = 2.0  # seconds after which a claim is cut down to the running job: a second more than bees start jobs of it
+LONG = 2.0  # seconds after which a bee is left only the running job of a claim: a second more than it starts jobs of it
 CUT_AGAIN = 0.5  # seconds after which it is tried again, when somebody was at the claim
 NOTICED = 0.01  # seconds within which a bee's word is seen by others, however the processor orders what is written
 LONGEST_COUNT_PAUSE = 2.0  # and at most while they wait for others
@@ -72,6 +72,7 @@ class Keeper:
         self._next_beat = 0.0
         self._next_count = 0.0
         self._next_cut = 0.0
+        self._cuts: dict[tuple[int, int], tuple[int, int]] = {}  # the last claim cut of each hand
         self._beaten = self._listening = 0.0
         self._earliest_count = 0.0
         self._count_pause = 0.1
@@ -114,25 +115,28 @@ class Keeper:
     def _cut_long(self) -> None:
         """Let no long job hold up others that its bee holds: settle those before it, and give back those after it."""
         self._next_cut = math.inf
-        for slot in self._board.slots:
+        for index, slot in enumerate(self._board.slots):
             if slot.phase is Phase.ALIVE and slot.is_running:
-                for hand in slot.hands:
-                    self._cut_if_long(hand)
+                for which, hand in enumerate(slot.hands):
+                    self._cut_if_long((index, which), hand)
 
-    def _cut_if_long(self, hand: Hand) -> None:
-        # What is on its way to the other hand the bee cannot have begun either, whatever the database says by now.
-        number, since = (hand.number + 1, hand.asked) if hand.asked else (hand.number, hand.since)
-        if hand.cut == number or not (hand.asked or (hand.size > 1 and hand.is_running)):
+    def _cut_if_long(self, place: tuple[int, int], hand: Hand) -> None:
+        # Once: the bee may go on meanwhile. What is asked for, it cannot have begun, whatever the database says by now.
+        asked, held = hand.asked, hand.number
+        number, since = (held + 1, asked) if asked else (held, hand.since)
+        # By our own memory: a keeper before us may have died between its word to the bee and that to the database.
+        if self._cuts.get(place) == (hand.bee, number) or not (asked or (hand.size > 1 and hand.is_running)):
             return
         if time.monotonic() < since + LONG:
             self._next_cut = min(self._next_cut, since + LONG)
-        elif not self._cut(hand, number):
+        elif self._cut(hand, held, asked):
+            self._cuts[place] = hand.bee, number
+        else:
             hand.cut = 0
             self._next_cut = min(self._next_cut, time.monotonic() + CUT_AGAIN)
 
-    def _cut(self, hand: Hand, number: int) -> bool:
-        asked, held = hand.asked, hand.number
-        hand.cut = number
+    def _cut(self, hand: Hand, held: int, asked: float) -> bool:
+        hand.cut = held + 1 if asked else held
         # From now on the bee starts nothing of this claim, but it may have been about to.
         time.sleep(NOTICED)
         bee, pos, done = hand.bee, hand.pos, hand.completed_so_far()

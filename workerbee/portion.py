@@ -16,10 +16,8 @@ SHORT = 0.5
 # Nobody may hold jobs ahead while another has none, and what is pending may have been counted a second ago. So there
 # must be work for twice so many seconds.
 PLENTY = 1.0
-# The answer has to wait until the jobs are through. So much of it can wait outside the server, which would else keep
-# its transaction open.
-ANSWER_JOBS, ANSWER_BYTES = 512, 65536
-SOBER = 10.0  # seconds for which nothing is claimed ahead after a claim that came too late
+MANY = 512  # jobs of a claim that is large enough to be worth a wait
+SOBER = 10.0  # seconds for which nothing is claimed ahead after that was in vain
 
 
 class Portion:
@@ -47,18 +45,20 @@ class Portion:
     def is_ahead(self, held: Claim) -> bool:
         """Whether another claim is to be made while the jobs of `held` run."""
         return (
-            0 < len(held.jobs) <= ANSWER_JOBS
+            0 < len(held.jobs) <= MANY
             and self._fixed is None
             and self._most_jobs is None
             and 0 < self._slot.usual <= SHORT
             and self._share() * self._slot.mean > PLENTY
-            and sum(len(job.data or job.job_id) for job in held.jobs) <= ANSWER_BYTES
             and monotonic() > self._sober_until
         )
 
     def shrink(self) -> None:
         """The last claim came so late that its jobs could not all be started: a single one next."""
         self._size = 0
+
+    def sober_up(self) -> None:
+        """Nothing came of claiming ahead, or too late."""
         self._sober_until = monotonic() + SOBER
 
     def _share(self) -> int:

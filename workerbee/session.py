@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import re
 import socket
@@ -120,10 +119,13 @@ class Session:
             self._pause(random.uniform(0, longest))
             longest = min(2 * longest, LONGEST_PAUSE)
 
-    def ask(self, question: Callable[[Store], None]) -> None:
-        """Let `question` send what a later `call` reads the answer to. What cannot be sent is as lost as an answer."""
-        with contextlib.suppress(Away):
+    def ask(self, question: Callable[[Store], None]) -> bool:
+        """Let `question` send what the next `call` reads the answer to; whether that could be sent."""
+        try:
             self._try(question)
+        except Away:
+            return False
+        return True
 
     def close(self) -> None:
         """Disconnect; the next call connects again."""

@@ -20,6 +20,8 @@ from workerbee.job import (
     State,
 )
 
+ROOM = 65536  # bytes of ids and data that the kernels on the way can hold, while nobody reads them
+
 
 class Store(Channel):
     """The jobset `jobset_id` over one `connection`, which it owns."""
@@ -72,16 +74,16 @@ class Store(Channel):
         at the same rows: try again). The claim is None when somebody has taken the old one away; then nothing was
         written.
         """
-        total = self.total()
-        rows = self.run("settle_and_claim", bare=True, total=total, **_step(claim, seconds, size, node, alone))
-        return _following(claim, rows)
+        step = _step(claim, seconds, size, node, alone)
+        return _following(claim, self.run("settle_and_claim", bare=True, total=self.total(), room=None, **step))
 
     def ask_to_settle_and_claim(
-        self, claim: Claim, seconds: Sequence[float], size: int, node: int, alone: bool = True
+        self, claim: Claim, seconds: Sequence[float], size: int, node: int, alone: bool
     ) -> None:
-        """The same, whose answer is `answer_to_claim`, for whoever has something else to do meanwhile."""
-        total = self.total()
-        self.ask("settle_and_claim", bare=True, total=total, **_step(claim, seconds, size, node, alone))
+        """The same, for whoever has something else to do before reading the `answer_to_claim`. What is too large to
+        wait for that is not claimed."""
+        step = _step(claim, seconds, size, node, alone)
+        self.ask("settle_and_claim", bare=True, total=self.total(), room=ROOM, **step)
 
     def answer_to_claim(self, claim: Claim) -> tuple[Claim | None, bool]:
         """What came of settling `claim` and claiming others."""

@@ -40,7 +40,7 @@ def drain(parameters: Parameters, size: int) -> None:
 
         ((node,),) = ask("add_node", host=socket.gethostname(), machine="", pid=os.getpid(), lease=3600)
         ((bee, total, _),) = ask("add_bee", node=node, pid=os.getpid())
-        known = {"bee": bee, "node": node, "total": total, "size": size, "alone": True}
+        known = {"bee": bee, "node": node, "total": total, "size": size, "alone": True, "room": None}
         number, first, done = 0, 0, 0
         while first is not None:
             took = "{" + str([0] * done)[1:-1] + "}"

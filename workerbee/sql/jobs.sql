@@ -15,9 +15,12 @@ RETURNING bee, (SELECT total FROM wb_jobsets WHERE jobset_id = %(jobset_id)s),
           current_setting('default_transaction_isolation');
 
 -- name: add_hand
--- A bee that holds a claim gets a second row, in which it holds nothing yet. It may have one, if the answer was lost.
-INSERT INTO {claims} (bee, node, pid)
-SELECT -bee, %(node)s, %(pid)s FROM {claims} WHERE bee = %(bee)s
+-- A bee that holds a claim gets a second row, in which it holds nothing yet. It may have one, if the answer was lost. If
+-- it had one and lost it, late words about that one must not be taken for this: numbers grow by 1, and not so fast as
+-- microseconds.
+INSERT INTO {claims} (bee, number, node, pid)
+SELECT -bee, (extract(epoch FROM clock_timestamp()) * 1e6)::bigint, %(node)s, %(pid)s
+FROM {claims} WHERE bee = %(bee)s
 ON CONFLICT (bee) DO UPDATE SET pid = excluded.pid
 RETURNING number;
 
