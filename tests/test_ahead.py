@@ -135,7 +135,7 @@ def test_nor_when_their_number_is_given(bee, sql, more):
     assert set(held) == {(1,)}
 
 
-def test_what_is_large_is_not_claimed_ahead(bee, sql):
+def test_what_is_large_is_not_claimed_ahead(bee, sql, monkeypatch):
     held = []
 
     def job(run):
@@ -143,6 +143,10 @@ def test_what_is_large_is_not_claimed_ahead(bee, sql):
             wait_for_claims(sql)
             # An answer that does not fit between the server and a bee that does not read it.
             sql("UPDATE wb__lone SET data = json_build_object('a', repeat('x', 9000000)) WHERE state = 'PENDING'")
+            monkeypatch.setattr(portion, "SOBER", 600.0)
+        if run == 8:
+            # It is not tried again at once.
+            sql("UPDATE wb__lone SET data = NULL WHERE state = 'PENDING'")
         if run > 5:
             wait_until(lambda: sql(f"SELECT 1 {OURS} AND state = 'idle'"), "the server to have said it")
             held.extend(sql(CLAIMS))
@@ -383,7 +387,7 @@ def test_who_is_held_back_gives_both_back(bee, sql):
     assert_all_ran_once(lone, sql)
 
 
-def test_nothing_is_begun_of_a_claim_that_has_waited_for_long(bee, sql):
+def test_nothing_is_begun_of_a_claim_that_has_waited_for_long(bee, sql, monkeypatch):
     def job(run):
         slot = lone.board.slots[0]
         since.append(slot.hand.since)
@@ -391,12 +395,16 @@ def test_nothing_is_begun_of_a_claim_that_has_waited_for_long(bee, sql):
             wait_for_claims(sql)
             # As if the job had taken longer than FRESH, which is 600 here.
             slot.hands[1 - slot.turn].asked -= 700
+            monkeypatch.setattr(portion, "SOBER", 600.0)
+        if run > 6:
+            held.extend(sql(CLAIMS))
 
-    since = []
+    since, held = [], []
     lone = bee(job)
     begun = time.monotonic()
     lone.work()
     assert min(since) >= begun
+    assert held == [(1,)] * 14
     assert_all_ran_once(lone, sql)
 
 

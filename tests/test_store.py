@@ -144,6 +144,21 @@ def test_claims_do_not_queue_for_a_range_that_another_holds(store, open_store):
     assert len(claim_one(store, claim).jobs) == 1
 
 
+@pytest.mark.parametrize(("room", "claimed"), [(9, 0), (10, 1), (25, 2), (1000, 3), (None, 3)])
+def test_no_more_is_claimed_than_there_is_room_for(store, sql, room, claimed):
+    # An id of one character, and as many bytes of data as make ten.
+    sql("UPDATE wb__store SET data = '{\"a\": 1}'")
+    sql("DELETE FROM wb_ranges__store")
+    sql("INSERT INTO wb_ranges__store VALUES (0, 3, 1)")
+    bee = store.add_bee(1, 1)
+    step = {"bee": bee.bee, "number": 0, "first": 0, "took": "{}", "size": 8, "node": 1, "alone": True, "total": 3}
+    rows = store.run("settle_and_claim", room=room, **step)
+    # 0: there is something, but not to be had so.
+    assert [pos for pos, *_ in rows] == (list(range(1, claimed + 1)) or [0])
+    assert sql("SELECT coalesce(hi - lo + 1, 0) FROM wb_claims__store") == [(claimed,)]
+    assert sql("SELECT coalesce(sum(hi - lo + 1), 0) FROM wb_ranges__store") == [(3 - claimed,)]
+
+
 def test_what_failed_on_a_node_is_left_to_others(store, sql):
     sql(
         "INSERT INTO wb_nodes (node, jobset_id, host, machine, pid, lease, ended_at) OVERRIDING SYSTEM VALUE "
