@@ -147,7 +147,7 @@ def test_claims_do_not_queue_for_a_range_that_another_holds(store, open_store):
 @pytest.mark.parametrize(("room", "claimed"), [(9, 0), (10, 1), (25, 2), (1000, 3), (None, 3)])
 def test_no_more_is_claimed_than_there_is_room_for(store, sql, room, claimed):
     # An id of one character, and as many bytes of data as make ten.
-    sql("UPDATE wb__store SET data = '{\"a\": 1}'")
+    sql("UPDATE wb__store SET data = '{\"a\": 10}'")
     sql("DELETE FROM wb_ranges__store")
     sql("INSERT INTO wb_ranges__store VALUES (0, 3, 1)")
     bee = store.add_bee(1, 1)
