@@ -65,8 +65,9 @@ def assert_all_ran_once(lone, sql):
     assert lone.board.completed == 20
 
 
-def wait_for_claims(sql, number=2):
-    wait_until(lambda: sql(CLAIMS) == [(number,)], "the next claim")
+def wait_for_claims(sql, run):
+    """Until there is an answer to what was asked before the `run`-th job."""
+    wait_until(lambda: sql(CLAIMS) == [(2,)] and sql(COMPLETE) == [(run - 1,)], "the next claim")
 
 
 def test_while_a_job_runs_the_one_before_is_settled_and_another_claimed(bee, sql):
@@ -74,7 +75,7 @@ def test_while_a_job_runs_the_one_before_is_settled_and_another_claimed(bee, sql
 
     def job(run):
         if run == 5:
-            wait_for_claims(sql)
+            wait_for_claims(sql, run)
             complete.extend(sql(COMPLETE))
 
     lone = bee(job)
@@ -88,7 +89,7 @@ def test_people_see_one_bee_with_all_that_it_holds(bee, sql, address):
 
     def job(run):
         if run == 5:
-            wait_for_claims(sql)
+            wait_for_claims(sql, run)
             jobset = Jobset("lone", **address)
             status, (number,) = jobset.status(), *sql("SELECT max(bee) FROM wb_claims__lone")
             seen.append([(held.bee, held.jobs, held.job_id) for held in status.bees] == [(number, 2, lone.runs[-1])])
@@ -115,7 +116,7 @@ def test_otherwise_a_bee_holds_one_claim(bee, sql, spoil):
 
     def job(run):
         if run == 5:
-            wait_for_claims(sql)
+            wait_for_claims(sql, run)
             spoil(lone)
         if run > 5:
             held.extend(sql(CLAIMS))
@@ -140,7 +141,7 @@ def test_what_is_large_is_not_claimed_ahead(bee, sql, monkeypatch):
 
     def job(run):
         if run == 5:
-            wait_for_claims(sql)
+            wait_for_claims(sql, run)
             # An answer that does not fit between the server and a bee that does not read it.
             sql("UPDATE wb__lone SET data = json_build_object('a', repeat('x', 9000000)) WHERE state = 'PENDING'")
             monkeypatch.setattr(portion, "SOBER", 600.0)
@@ -178,7 +179,7 @@ def wait_until_blocked(sql):
 def test_an_answer_that_is_lost_is_read_back(bee, sql, cut):
     def job(run):
         if run in (5, 8, 15):
-            wait_for_claims(sql)
+            wait_for_claims(sql, run)
             cut()
 
     lone = bee(job)
@@ -189,7 +190,7 @@ def test_an_answer_that_is_lost_is_read_back(bee, sql, cut):
 def test_a_question_that_is_lost_is_asked_again(bee, sql, cut, locker):
     def job(run):
         if run == 5:
-            wait_for_claims(sql)
+            wait_for_claims(sql, run)
             locker.cursor().execute("SELECT FROM wb_claims__lone FOR UPDATE")
         if run == 6:
             wait_until_blocked(sql)
@@ -222,7 +223,7 @@ def test_a_question_that_cannot_be_sent_is_asked_later(bee, sql):
 def test_a_conflict_with_others_is_no_end(bee, sql, locker):
     def job(run):
         if run == 5:
-            wait_for_claims(sql)
+            wait_for_claims(sql, run)
             locker.cursor().execute("SELECT FROM wb_claims__lone FOR UPDATE")
         if run == 6:
             wait_until_blocked(sql)
@@ -241,7 +242,7 @@ def test_a_late_word_of_the_keeper_is_not_taken_for_a_later_row(bee, sql, parame
     def job(run):
         slot = lone.board.slots[0]
         if run == 2:
-            wait_for_claims(sql)
+            wait_for_claims(sql, run)
             other = slot.hands[1 - slot.turn]
             said.append((other.bee, other.number, other.completed_so_far()))
             # Meanwhile another node takes the row away, and the bee makes it anew.
@@ -281,7 +282,7 @@ def test_a_keeper_takes_back_what_another_had_only_said(bee, sql, keeper):
 
     def job(run):
         if run == 5:
-            wait_for_claims(sql)
+            wait_for_claims(sql, run)
             slot = lone.board.slots[0]
             other = slot.hands[1 - slot.turn]
             other.cut = other.number + 1
@@ -350,7 +351,7 @@ def test_a_witness_hears_of_every_claim(hive, parameters):
 def test_a_bee_whose_claims_were_taken_away_goes_on(bee, sql, parameters, which):
     def job(run):
         if run == 5:
-            wait_for_claims(sql)
+            wait_for_claims(sql, run)
             store = Store(psycopg2.connect(**parameters), "lone")
             for (row,) in sql(f"SELECT bee FROM wb_claims__lone WHERE {which}"):
                 assert len(store.lose_bee(row, "for a test", Limits())) == 1
@@ -377,7 +378,7 @@ def test_who_is_held_back_gives_both_back(bee, sql):
 
     def job(run):
         if run == 5:
-            wait_for_claims(sql)
+            wait_for_claims(sql, run)
             lone.board.header.hold = time.monotonic() + 3600
 
     held = []
@@ -392,7 +393,7 @@ def test_nothing_is_begun_of_a_claim_that_has_waited_for_long(bee, sql, monkeypa
         slot = lone.board.slots[0]
         since.append(slot.hand.since)
         if run == 5:
-            wait_for_claims(sql)
+            wait_for_claims(sql, run)
             # As if the job had taken longer than FRESH, which is 600 here.
             slot.hands[1 - slot.turn].asked -= 700
             monkeypatch.setattr(portion, "SOBER", 600.0)
