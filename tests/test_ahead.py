@@ -31,6 +31,7 @@ def bee(hive, monkeypatch):
     # What a test does in a job may take its time.
     monkeypatch.setattr(portion, "SHORT", math.inf)
     monkeypatch.setattr(portion, "SOBER", 0.0)
+    monkeypatch.setattr(portion, "YOUNG", 0.0)
     monkeypatch.setattr("workerbee.bee.FRESH", 600.0)
 
     def make(function, kind=Bee, session=Session, **more):

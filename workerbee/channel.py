@@ -14,6 +14,19 @@ from workerbee.queries import composed
 Connection = psycopg2.extensions.connection
 
 
+class _Texts(dict[str, str]):
+    """The queries of the shelf as text, each from when it is first needed: a bee needs few of them, and soon."""
+
+    def __init__(self, connection: Connection, jobset_id: str) -> None:
+        super().__init__()
+        self._connection = connection
+        self._composed = composed(jobset_id)
+
+    def __missing__(self, name: str) -> str:
+        text = self[name] = str(self._composed[name].as_string(self._connection))
+        return text
+
+
 class Channel:
     """What is asked about the jobset `jobset_id` over one `connection`, which it owns and keeps in autocommit mode."""
 
@@ -23,7 +36,7 @@ class Channel:
         self.connection = connection
         self._cursor: Any = connection.cursor()
         self.jobset_id = jobset_id
-        self._queries = {name: query.as_string(connection) for name, query in composed(jobset_id).items()}
+        self._queries = _Texts(connection, jobset_id)
         # One on which no answer may be late has statements that end in time, too.
         self._begin = "begin_bounded" if connection.async_ else "begin"
         self._alone = self._queries["bounded"] if connection.async_ else ""

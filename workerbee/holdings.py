@@ -88,8 +88,12 @@ class Holdings:
 
     def drop(self) -> None:
         """The same, and leave."""
-        for grip in (self.other, self.current):
-            self._settle(grip, (), drop=True)
+        grips = [grip for grip in (self.other, self.current) if grip.claim.bee]
+        empty = [grip.claim.bee for grip in grips if not grip.claim.jobs]
+        dropped = self._session.call(lambda store: store.drop_empty(empty)) if empty else []
+        for grip in grips:
+            if grip.claim.bee not in dropped:
+                self._settle(grip, (), drop=True)
             grip.let_go()
 
     def _settle(self, grip: Grip, failures: Sequence[Outcome], *, drop: bool) -> list[Charge] | None:

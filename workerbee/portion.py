@@ -15,9 +15,10 @@ SPAN = 0.05  # seconds that the jobs of a claim should take together
 SHORT = 0.5
 # Nobody may hold jobs ahead while another has none, and what is pending may have been counted a second ago. So there
 # must be work for twice so many seconds.
-PLENTY = 1.0
+PLENTY = 0.6
 MANY = 512  # jobs of a claim that is large enough to be worth a wait
 SOBER = 10.0  # seconds for which nothing is claimed ahead after that was in vain
+YOUNG = 1.0  # and in a bee's life: while its node starts there is no processor to spare, and it may not live long
 
 
 class Portion:
@@ -31,7 +32,7 @@ class Portion:
         self._fixed = fixed
         self._most_jobs = most_jobs
         self._size = 1
-        self._sober_until = 0.0
+        self._sober_until = monotonic() + YOUNG
 
     def next(self) -> int:
         """Neither twice what went well before, nor more than half of an even share of what is left."""

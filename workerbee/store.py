@@ -137,6 +137,10 @@ class Store(Channel):
             self.run("drop_bee", bee=bee)
             return charges, None
 
+    def drop_empty(self, bees: list[int]) -> list[int]:
+        """Those of the `bees` that hold nothing are gone, and returned: most do, when there is no work left."""
+        return [bee for (bee,) in self.run("drop_empty", bees=bees)]
+
     def _write_off(
         self, bee: int, row: tuple[Any, ...], outcomes: Sequence[Outcome], limits: Limits, pid: int | None
     ) -> list[Charge]:

@@ -104,6 +104,10 @@ UPDATE {claims} SET pid = 0 WHERE bee = %(bee)s RETURNING number, attempts, lo, 
 -- The bee has ended.
 DELETE FROM {claims} WHERE bee = %(bee)s;
 
+-- name: drop_empty
+-- The same, of bees that hold nothing; all in one.
+DELETE FROM {claims} WHERE bee = ANY(%(bees)s) AND lo IS NULL RETURNING bee;
+
 -- name: count_jobs
 -- The jobset's jobs by state, from small tables alone: COMPLETE is what is left of the total. And for one node: the
 -- pending jobs that it may claim, the nodes that live beside it, and whether it was told to stop.
