@@ -74,7 +74,7 @@ def list_makespan(lengths: list[float], bees: int) -> float:
 
 
 def rows(run: Run) -> Iterator[Row]:
-    jobs = BEES * round(run.size(30, 2) / NAP)
+    jobs = BEES * round(run.size(60, 2) / NAP)
     whole = f"{BEES} bees, {jobs:,} jobs of sleep({NAP}), start and end included"
     steady = f"{BEES} bees, jobs of sleep({NAP}), while all are at work"
     rates: list[float] = []
