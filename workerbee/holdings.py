@@ -90,7 +90,7 @@ class Holdings:
         """The same, and leave."""
         grips = [grip for grip in (self.other, self.current) if grip.claim.bee]
         empty = [grip.claim.bee for grip in grips if not grip.claim.jobs]
-        dropped = self._session.call(lambda store: store.drop_empty(empty)) if empty else []
+        dropped = self._session.call(lambda store: store.drop_if_empty(empty)) if empty else []
         for grip in grips:
             if grip.claim.bee not in dropped:
                 self._settle(grip, (), drop=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from workerbee.channel import Channel, Connection
-from workerbee.errors import DatabaseError
+from workerbee.channel import Connection
 from workerbee.job import (
     Charge,
     Claim,
@@ -19,11 +18,12 @@ from workerbee.job import (
     Outcome,
     State,
 )
+from workerbee.nodes import Nodes
 
 ROOM = 65536  # bytes of ids and data that the kernels on the way can hold, while nobody reads them
 
 
-class Store(Channel):
+class Store(Nodes):
     """The jobset `jobset_id` over one `connection`, which it owns."""
 
     def __init__(self, connection: Connection, jobset_id: str) -> None:
@@ -137,9 +137,9 @@ class Store(Channel):
             self.run("drop_bee", bee=bee)
             return charges, None
 
-    def drop_empty(self, bees: list[int]) -> list[int]:
+    def drop_if_empty(self, bees: list[int]) -> list[int]:
         """Those of the `bees` that hold nothing are gone, and returned: most do, when there is no work left."""
-        return [bee for (bee,) in self.run("drop_empty", bees=bees)]
+        return [bee for (bee,) in self.run("drop_if_empty", bees=bees)]
 
     def _write_off(
         self, bee: int, row: tuple[Any, ...], outcomes: Sequence[Outcome], limits: Limits, pid: int | None
@@ -224,41 +224,11 @@ class Store(Channel):
             return None
         return Claim(bee, rows[0][0], tuple(Job._make(job) for _, *job in rows if job[0]))
 
-    # A node's way: add, beat, end; and what is done for nodes that could not end.
-
-    def add_node(self, host: str, machine: str, pid: int, lease: float) -> int:
-        """Make a node known; its claims are safe while it beats at least every `lease` seconds."""
-        ((node,),) = self.run("add_node", host=host, machine=machine, pid=pid, lease=lease)
-        return int(node)
-
     def introduce_bees(self, bees: list[int], pids: list[int]) -> list[int]:
         """Each of the `bees` is now the process with the pid in the same place; returns those that were written down.
 
         Not those at which somebody is: then there is a next time."""
         return [bee for (bee,) in self.run("introduce_bees", bees=bees, pids=pids)]
-
-    def beat_node(self, node: int, keeper_pid: int) -> None:
-        """The node lives."""
-        if not self.run("beat_node", node=node, keeper_pid=keeper_pid):
-            raise self._dropped()
-
-    def _dropped(self) -> DatabaseError:
-        return DatabaseError(f"jobset '{self.jobset_id}', which this node worked on, has been dropped")
-
-    def end_node(self, node: int) -> None:
-        """The node ends in order, its claims settled."""
-        with self.transaction():
-            self.run("drop_empty_bees", node=node)
-            self.run("end_node", node=node)
-
-    def silent_bees(self, node: int) -> list[tuple[int, str]]:
-        """Bees of other nodes that missed their lease, each with its host."""
-        return [(bee, host) for bee, host in self.run("find_silent_bees", node=node)]
-
-    def machine_bees(self, node: int, machine: str) -> list[tuple[int, list[int]]]:
-        """Bees of other nodes on `machine`, each with the processes that may still speak for it."""
-        rows = self.run("find_machine_bees", node=node, machine=machine)
-        return [(bee, [pid for pid in pids if pid]) for bee, *pids in rows]
 
     def lose_bee(self, bee: int, message: str, limits: Limits) -> list[Charge]:
         """Take away what `bee` holds, since its node is lost; each job of it is charged with that.
@@ -276,10 +246,6 @@ class Store(Channel):
                 charges = self._charge(lo, hi, None, failure, limits, bee=abs(bee), pid=pid, node=node)
             self.run("drop_bee", bee=bee)
             return charges
-
-    def end_silent_nodes(self) -> None:
-        """Mark the nodes as ended that are silent and hold nothing any more."""
-        self.run("end_silent_nodes")
 
 
 def _step(claim: Claim, seconds: Sequence[float], size: int, node: int, alone: bool) -> dict[str, Any]:

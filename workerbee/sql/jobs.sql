@@ -104,7 +104,7 @@ UPDATE {claims} SET pid = 0 WHERE bee = %(bee)s RETURNING number, attempts, lo, 
 -- The bee has ended.
 DELETE FROM {claims} WHERE bee = %(bee)s;
 
--- name: drop_empty
+-- name: drop_if_empty
 -- The same, of bees that hold nothing; all in one.
 DELETE FROM {claims} WHERE bee = ANY(%(bees)s) AND lo IS NULL RETURNING bee;
 
