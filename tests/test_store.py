@@ -395,6 +395,9 @@ def test_no_table_is_scanned_from_end_to_end(open_store, sql):
     for _ in range(rounds):
         claim, _ = store.settle_and_claim(claim, [0.1] * len(claim.jobs), 50, 1)
         assert claim.jobs
+    # And as one that claims ahead.
+    step = {"bee": claim.bee, "number": claim.number, "first": 0, "took": "{}", "size": 50, "node": 1, "alone": True}
+    assert len(store.run("settle_and_claim", total=50_000, room=65536, **step)) == 50
     with store.connection.cursor() as cursor:
         cursor.execute("SELECT pg_stat_force_next_flush()")
     after = wait_until(lambda: all(row[1] >= rounds for row in sql(scans)) and sql(scans + " ORDER BY relname"))
